@@ -1,0 +1,158 @@
+"""The application: the only place where parts meet."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager, suppress
+
+from litestar import Litestar
+from litestar.datastructures import State
+from litestar.types import Receive, Scope, Send
+
+from auth import guards
+from auth.middleware import authentication
+from gateway.access import Access
+from gateway.backends import make_backends
+from gateway.edge import Edge
+from gateway.errors import handler
+from gateway.limits import Limits
+from gateway.metrics import Metrics
+from gateway.parts import VERSION, Parts, Probe
+from gateway.routes import auth as auth_routes
+from gateway.routes import chat, embeddings, health, models, runs, users
+from gateway.runs import Runs
+from gateway.settings import Settings
+from gateway.store.database import Database, StoreError
+from gateway.store.runs import Recorder, RunStore
+from models.backend import Backend
+from models.catalog import Catalog
+
+logger = logging.getLogger(__name__)
+
+HOUSEKEEPING = 60.0
+"""Seconds between deletions of what is too old."""
+
+
+class Server:
+    """The ASGI application, and the way to end it."""
+
+    def __init__(self, app: Litestar, edge: Edge) -> None:
+        self._app = app
+        self._edge = edge
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._edge(scope, receive, send)
+
+    @property
+    def parts(self) -> Parts:
+        """What it is made of; there only while it runs."""
+        parts: Parts = self._app.state.parts
+        return parts
+
+    async def drain(self) -> None:
+        """Turns not ready, refuses new runs, and gives those under way their grace, then an error that says why."""
+        self.parts.draining = True
+        await self.parts.runs.drain(self.parts.settings.shutdown_grace)
+
+
+def create_app(settings: Settings, secret: str, backends: Sequence[Backend] | None = None) -> Server:
+    """The server on a migrated database.
+
+    Args:
+        settings: all settings.
+        secret: signs tokens and peppers API keys; 32 characters or more.
+        backends: instead of those that the settings name.
+    """
+    database = Database(settings.database)
+    access = Access(settings, secret, database)
+    catalog = Catalog(make_backends(settings) if backends is None else backends)
+    metrics = Metrics(lambda: _queues(catalog))
+
+    @asynccontextmanager
+    async def lifespan(app: Litestar) -> AsyncGenerator[None, None]:
+        parts = _assemble(settings, database, catalog, metrics)
+        await parts.run_store.interrupt()
+        app.state.parts = parts
+        housekeeping = asyncio.create_task(_keep_house(parts, access))
+        try:
+            yield
+        finally:
+            housekeeping.cancel()
+            with suppress(asyncio.CancelledError):
+                await housekeeping
+            await parts.runs.drain(0)
+            await parts.recorder.close()
+            await catalog.close()
+            await access.purge()
+            await database.close()
+
+    app = Litestar(
+        route_handlers=[
+            chat.create_chat_completion,
+            embeddings.create_embeddings,
+            models.list_models,
+            models.retrieve_model,
+            runs.list_runs,
+            runs.retrieve_run,
+            runs.cancel_run,
+            runs.stream_run_events,
+            health.health,
+            health.live,
+            health.ready,
+            *health.status_routes(settings.status_public),
+            *auth_routes.HANDLERS,
+            *users.HANDLERS,
+        ],
+        middleware=[authentication(access.identity)],
+        guards=[guards.scope],
+        exception_handlers={Exception: handler(settings.max_body_bytes)},
+        request_max_body_size=settings.max_body_bytes,
+        lifespan=[lifespan],
+        state=State({"auth": access}),
+        logging_config=None,
+        openapi_config=None,
+    )
+    edge = Edge(app, metrics, origins=settings.cors_origins, credentials=settings.cors_credentials)
+    return Server(app, edge)
+
+
+def _assemble(settings: Settings, database: Database, catalog: Catalog, metrics: Metrics) -> Parts:
+    recorder = Recorder(database)
+    limits = Limits(
+        settings.rate_limit_storage,
+        requests=settings.rate_limit_requests,
+        tokens=settings.rate_limit_tokens,
+        streams=settings.rate_limit_streams,
+    )
+    return Parts(
+        settings=settings,
+        catalog=catalog,
+        recorder=recorder,
+        runs=Runs(recorder, timeout=settings.run_timeout),
+        run_store=RunStore(database),
+        limits=limits,
+        metrics=metrics,
+        probe=Probe(catalog),
+    )
+
+
+async def _keep_house(parts: Parts, access: Access) -> None:
+    days = parts.settings.run_retention_days
+    while True:
+        try:
+            if days:
+                await parts.run_store.purge(time.time() - days * 86400)
+            await access.purge()
+        except StoreError as error:
+            logger.warning("old runs and tokens were not deleted: %s", error)
+        await asyncio.sleep(HOUSEKEEPING)
+
+
+def _queues(catalog: Catalog) -> dict[tuple[str, str], int]:
+    """How many requests wait for each model, where a backend knows."""
+    queues: dict[tuple[str, str], int] = {}
+    for backend in catalog.backends:
+        for model, state in backend.status().get("models", {}).items():
+            queues[backend.name, model] = int(state.get("queue", 0))
+    return queues

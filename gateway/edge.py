@@ -1,0 +1,166 @@
+"""The edge: what holds for every response, errors of the web framework included.
+
+A request id, security headers, CORS, HEAD for every GET, one log line, and the request's metrics. A plain ASGI wrapper around the
+application, so that nothing can be answered without it.
+"""
+
+import logging
+import secrets
+import time
+from typing import Any
+
+import structlog
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway.metrics import Metrics
+from gateway.runs import Run
+
+access_log: Any = structlog.get_logger("drover.access")
+logger = logging.getLogger(__name__)
+
+SECURITY = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+]
+HSTS = (b"strict-transport-security", b"max-age=31536000")
+EXPOSED = b"x-request-id, retry-after, retry-after-ms, x-should-retry, x-run-id, x-ratelimit-remaining-requests"
+METHODS = b"GET, HEAD, POST, PATCH, DELETE, OPTIONS"
+
+
+class Edge:
+    """Wraps the application.
+
+    Args:
+        origins: origins whose pages may call; `*` for all.
+        credentials: whether they may send cookies.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, *, origins: tuple[str, ...], credentials: bool) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._origins = frozenset(origin.encode() for origin in origins)
+        self._credentials = credentials
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began = time.monotonic()
+        request_id = "req_" + secrets.token_urlsafe(18)
+        state: dict[str, Any] = scope.setdefault("state", {})  # type: ignore[typeddict-item]
+        state["request_id"] = request_id
+        headers = [(b"x-request-id", request_id.encode()), *SECURITY]
+        if scope["scheme"] == "https":
+            headers.append(HSTS)
+        origin = self._allowed_origin(scope)
+        if origin:
+            headers += self._cors(origin)
+        method = scope["method"]
+        if method == "OPTIONS" and _header(scope, b"access-control-request-method"):
+            await self._preflight(scope, headers, allowed=bool(origin), send=send)
+            return
+        status = 0
+        head = _Head(receive, send) if method == "HEAD" else None
+        if head is not None:
+            scope["method"] = "GET"  # type: ignore[typeddict-item]
+            receive, send = head.receive, head.send
+
+        async def add_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], *headers]  # type: ignore[typeddict-item]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, add_headers)
+        finally:
+            self._account(scope, method, status, time.monotonic() - began)
+
+    def _allowed_origin(self, scope: Scope) -> bytes | None:
+        if not self._origins:
+            return None
+        origin = _header(scope, b"origin")
+        return origin if origin and (origin in self._origins or b"*" in self._origins) else None
+
+    def _cors(self, origin: bytes) -> list[tuple[bytes, bytes]]:
+        headers = [
+            (b"access-control-allow-origin", origin),
+            (b"vary", b"Origin"),
+            (b"access-control-expose-headers", EXPOSED),
+        ]
+        if self._credentials:
+            headers.append((b"access-control-allow-credentials", b"true"))
+        return headers
+
+    async def _preflight(
+        self, scope: Scope, headers: list[tuple[bytes, bytes]], *, allowed: bool, send: Send
+    ) -> None:
+        """Answers a browser's question before its request; never asks who it is. A foreign origin gets no CORS headers."""
+        if allowed:
+            wanted = _header(scope, b"access-control-request-headers") or b"authorization, content-type"
+            headers += [
+                (b"access-control-allow-methods", METHODS),
+                (b"access-control-allow-headers", wanted),
+                (b"access-control-max-age", b"600"),
+            ]
+        await send({"type": "http.response.start", "status": 204, "headers": headers})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def _account(self, scope: Scope, method: str, status: int, seconds: float) -> None:
+        state: dict[str, Any] = scope["state"]  # type: ignore[typeddict-item]
+        route = str(scope.get("path_template") or "(none)")
+        self._metrics.request(method, route, status, seconds)
+        access_log.info(
+            "request",
+            request_id=state["request_id"],
+            method=method,
+            route=route,
+            status=status,
+            ms=round(seconds * 1000, 1),
+            **_who(scope),
+            **_what(state.get("run")),
+        )
+
+
+def _who(scope: Scope) -> dict[str, Any]:
+    principal = scope.get("user")
+    return {"user": principal.user_id, "key": principal.key_id} if principal is not None else {}
+
+
+def _what(run: Run | None) -> dict[str, Any]:
+    if run is None:
+        return {}
+    return {
+        "run": run.id,
+        "mode": run.origin.mode,
+        "model": run.origin.model,
+        "first_token_ms": run.first_token_ms and round(run.first_token_ms, 1),
+        "prompt_tokens": run.usage.prompt_tokens,
+        "completion_tokens": run.usage.completion_tokens,
+        "run_status": run.status,
+    }
+
+
+class _Head:
+    """Turns a GET's answer into a HEAD's: the same headers, no body. A stream is told that its reader has left."""
+
+    def __init__(self, receive: Receive, send: Send) -> None:
+        self._receive = receive
+        self._send = send
+        self._ended = False
+
+    async def receive(self) -> Any:
+        return {"type": "http.disconnect"} if self._ended else await self._receive()
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            await self._send(message)
+        elif not self._ended:
+            self._ended = True
+            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def _header(scope: Scope, name: bytes) -> bytes | None:
+    return next((value for key, value in scope["headers"] if key == name), None)

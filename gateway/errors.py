@@ -1,0 +1,235 @@
+"""Errors: every failure becomes OpenAI's error object here, and nowhere else.
+
+The table is that of OpenAI's own API: status, `type`, `code` and `param` decide whether an SDK retries, and what it shows.
+"""
+
+import logging
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import msgspec
+from litestar import MediaType, Request, Response
+from litestar.exceptions import HTTPException
+from msgspec import Struct
+
+from auth.errors import AuthError
+from models.backend import (
+    BackendFailed,
+    BackendTimeout,
+    Busy,
+    InvalidRequest,
+    ModelError,
+    ModelNotFound,
+    Unavailable,
+)
+
+logger = logging.getLogger(__name__)
+
+NO_RETRY = {"x-should-retry": "false"}
+"""OpenAI's SDKs send a failed request twice more unless this header forbids it."""
+
+
+class ErrorObject(Struct, frozen=True):
+    """What went wrong, in OpenAI's words. All four keys are always there."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(Struct, frozen=True):
+    """The body of every error response."""
+
+    error: ErrorObject
+
+
+class ApiError(Exception):
+    """An error on its way to the caller."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        type: str = "invalid_request_error",
+        code: str | None = None,
+        param: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.error = ErrorObject(message, type, param, code)
+        self.headers = dict(headers or {})
+
+    @property
+    def body(self) -> ErrorBody:
+        """The error as a response's body."""
+        return ErrorBody(self.error)
+
+
+def bad_request(message: str, param: str | None = None, code: str | None = "invalid_value") -> ApiError:
+    """400: the request is wrong at `param`."""
+    return ApiError(400, message, param=param, code=code)
+
+
+def not_found(message: str, code: str = "not_found", param: str | None = None) -> ApiError:
+    """404: it is not there, or is someone else's."""
+    return ApiError(404, message, param=param, code=code)
+
+
+def rate_limited(message: str, retry_after: float, headers: Mapping[str, str] | None = None) -> ApiError:
+    """429 that says when to come back. Over 60 s is ignored by older SDKs, over 120 s ends the retries of newer ones."""
+    wait = min(max(retry_after, 0.05), 60.0)
+    timing = {"retry-after": str(max(1, round(wait))), "retry-after-ms": str(round(wait * 1000))}
+    return ApiError(
+        429, message, type="rate_limit_error", code="rate_limit_exceeded", headers={**timing, **(headers or {})}
+    )
+
+
+def shutting_down() -> ApiError:
+    """503: the server is about to end."""
+    return ApiError(
+        503, "The server is shutting down.", type="server_error", code="shutting_down", headers={"retry-after": "2"}
+    )
+
+
+def timed_out(seconds: float) -> ApiError:
+    """504: a run reached its deadline."""
+    message = f"The run did not end within {seconds:g} seconds."
+    return ApiError(504, message, type="timeout_error", code="upstream_timeout", headers=NO_RETRY)
+
+
+def cancelled() -> ApiError:
+    """The run was stopped on request. 499 is what nginx logs for a client that left; no client sees it as a status."""
+    return ApiError(499, "The run was cancelled.", type="cancelled", code="cancelled", headers=NO_RETRY)
+
+
+def internal() -> ApiError:
+    """500: our own fault. Says nothing of the cause; the log has it under the same request id."""
+    message = "The server had an error while processing your request. Please give the x-request-id when you report it."
+    return ApiError(500, message, type="server_error", code="internal_error")
+
+
+def from_model(error: ModelError) -> ApiError:
+    """What a backend's error is to the caller."""
+    match error:
+        case ModelNotFound():
+            return not_found(error.message, "model_not_found", "model")
+        case InvalidRequest():
+            return bad_request(error.message, error.param, error.code)
+        case Busy():
+            return rate_limited(error.message, error.retry_after)
+        case Unavailable():
+            return ApiError(
+                503, error.message, type="server_error", code=error.code, headers={"retry-after": "2"}
+            )
+        case BackendTimeout():
+            return ApiError(504, error.message, type="timeout_error", code=error.code, headers=NO_RETRY)
+        case BackendFailed() | ModelError():
+            return ApiError(502, error.message, type="upstream_error", code="upstream_error")
+
+
+_PATH = re.compile(r" - at `\$\.?(.*)`$")
+_MISSING = re.compile(r"missing required field `(\w+)`")
+_UNKNOWN = re.compile(r"contains unknown field `(\w+)`")
+
+
+def from_validation(error: msgspec.ValidationError) -> ApiError:
+    """A body of the wrong shape; msgspec says where."""
+    text = str(error)
+    path = match.group(1) if (match := _PATH.search(text)) else ""
+    text = _PATH.sub("", text)
+    code = "invalid_type"
+    if missing := _MISSING.search(text):
+        path, code = _join(path, missing[1]), "missing_required_parameter"
+        text = f"Missing required parameter: '{path}'."
+    elif unknown := _UNKNOWN.search(text):
+        path, code = _join(path, unknown[1]), "unknown_parameter"
+        text = f"Unknown parameter: '{path}'."
+    elif re.search(r"Invalid (enum )?value|[<>]=? \d|length|matching regex|out of range", text):
+        code = "invalid_value"
+    if path and code in ("invalid_type", "invalid_value"):
+        text = f"Invalid value for '{path}': {text[0].lower()}{text[1:]}."
+    return bad_request(text, path or None, code)
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+T = TypeVar("T")
+
+
+def decode(decoder: "msgspec.json.Decoder[T]", body: bytes) -> T:
+    """A request's body as the decoder's type.
+
+    Raises:
+        ApiError: 400, it is not JSON (bad UTF-8 and endless nesting are not), or not of the type.
+    """
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise from_validation(error) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise bad_request("We could not parse the JSON body of your request.", code=None) from error
+
+
+def from_http(error: HTTPException, method: str, path: str, limit: int) -> ApiError:
+    """What an exception of the web framework is to the caller. `limit` is the largest body in bytes."""
+    headers = dict(error.headers or {})
+    match error.status_code:
+        case 404:
+            return ApiError(404, f"Unknown request URL: {method} {path}. {hint(path)}".strip(), code="unknown_url")
+        case 405:
+            message = f"Not allowed to {method} on {path}. {hint(path)}".strip()
+            return ApiError(405, message, code="method_not_supported", headers=headers)
+        case 413:
+            return ApiError(413, f"The request is larger than {limit} bytes.", code="request_too_large")
+        case status if status >= 500:
+            return internal()
+        case status:
+            return ApiError(status, error.detail or "The request is invalid.", code=None, headers=headers)
+
+
+def hint(path: str) -> str:
+    """The likely right address for a mistyped one."""
+    if "/v1/v1" in path:
+        return "The base URL already ends in /v1: use it once."
+    if path.startswith("/api/tags") or path.startswith("/api/generate"):
+        return "This is an OpenAI-compatible server: use /v1/models and /v1/chat/completions."
+    return ""
+
+
+def to_api_error(error: Exception, method: str = "", path: str = "", limit: int = 0) -> ApiError | None:
+    """The one place where an exception gets its meaning for the caller; None: it is a bug."""
+    match error:
+        case ApiError():
+            return error
+        case ModelError():
+            return from_model(error)
+        case AuthError():
+            return ApiError(error.status, error.message, type=error.type, code=error.code, headers=error.headers)
+        case HTTPException():
+            return from_http(error, method, path, limit)
+        case msgspec.ValidationError():
+            return from_validation(error)
+    return None
+
+
+def handler(limit: int) -> Callable[[Request[Any, Any, Any], Exception], Response[ErrorBody]]:
+    """The application's exception handler. A bug is logged once, here, with its request id."""
+
+    def handle(request: Request[Any, Any, Any], error: Exception) -> Response[ErrorBody]:
+        path = request.scope["path"]
+        api_error = to_api_error(error, request.method, path, limit)
+        if api_error is None:
+            request_id = request.scope.get("state", {}).get("request_id")
+            logger.error("request failed", exc_info=error, extra={"request_id": request_id, "path": path})
+            api_error = internal()
+        return Response(
+            api_error.body, status_code=api_error.status, headers=api_error.headers, media_type=MediaType.JSON
+        )
+
+    return handle

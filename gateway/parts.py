@@ -1,0 +1,108 @@
+"""The parts of a running server, as its routes see them."""
+
+import asyncio
+import time
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from litestar import Request
+from msgspec import Struct
+
+from gateway.errors import cancelled
+from gateway.limits import Limits
+from gateway.metrics import Metrics
+from gateway.runs import Runs
+from gateway.settings import Settings
+from gateway.sse import disconnected
+from gateway.store.runs import Recorder, RunStore
+from models.backend import Health, ModelInfo
+from models.catalog import Catalog
+
+VERSION = "0.1.0"
+
+BUILTIN = "drover-tiny"
+"""The id of the demonstration model, which is the default only where there is no other."""
+
+T = TypeVar("T")
+
+
+class Parts(Struct):
+    """Made once, in create_app."""
+
+    settings: Settings
+    catalog: Catalog
+    recorder: Recorder
+    runs: Runs
+    run_store: RunStore
+    limits: Limits
+    metrics: Metrics
+    probe: "Probe"
+    draining: bool = False
+    """Set at SIGTERM: no new work, and not ready."""
+
+    async def default_model(self) -> ModelInfo | None:
+        """The model for a request that names none: the one that was set, else the first that is not the built-in one."""
+        models = await self.catalog.models()
+        if wanted := self.settings.default_model:
+            return next((info for info in models if info.id == wanted), None)
+        chat = [info for info in models if info.capabilities is None or "chat" in info.capabilities]
+        return min(chat, key=lambda info: info.id == BUILTIN, default=None)
+
+
+class Probe:
+    """Asks the backends how they are, at most every `ttl` seconds however often it is asked itself."""
+
+    def __init__(self, catalog: Catalog, *, ttl: float = 2.0, patience: float = 3.0) -> None:
+        self._catalog = catalog
+        self._ttl = ttl
+        self._patience = patience
+        self._health: dict[str, Health] = {}
+        self._asked_at = float("-inf")
+        self._lock = asyncio.Lock()
+
+    async def health(self) -> dict[str, Health]:
+        """Each backend's health by its name."""
+        async with self._lock:
+            if time.monotonic() - self._asked_at > self._ttl:
+                backends = self._catalog.backends
+                self._health = dict(
+                    zip(
+                        (backend.name for backend in backends),
+                        await asyncio.gather(*(self._check(backend.check()) for backend in backends)),
+                        strict=True,
+                    )
+                )
+                self._asked_at = time.monotonic()
+        return self._health
+
+    async def _check(self, check: Coroutine[Any, Any, Health]) -> Health:
+        try:
+            return await asyncio.wait_for(check, self._patience)
+        except TimeoutError:
+            return Health(False, f"no answer within {self._patience:g} seconds")
+
+
+def parts_of(request: Request[Any, Any, Any]) -> Parts:
+    """The parts of the server that a request reached."""
+    parts: Parts = request.app.state.parts
+    return parts
+
+
+async def unless_gone(request: Request[Any, Any, Any], work: Coroutine[Any, Any, T]) -> T:
+    """The result of some work, which is cancelled when the client leaves first. The body must have been read.
+
+    Raises:
+        ApiError: the client has gone; nobody will read it.
+    """
+    task = asyncio.ensure_future(work)
+    watch = asyncio.ensure_future(disconnected(request.receive))
+    try:
+        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise cancelled()
+        return task.result()
+    finally:
+        watch.cancel()
+        if not task.done():
+            task.cancel()
+            await asyncio.wait({task})

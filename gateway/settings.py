@@ -1,0 +1,223 @@
+"""Settings: one frozen value, read once from the environment, then `.env`, then these defaults."""
+
+import ipaddress
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+ROOT = Path(__file__).resolve().parent.parent
+BUILTIN_MODEL = ROOT / "models" / "builtin" / "tiny.gguf"
+
+PLACEHOLDERS = ("changeme", "change-me", "change_me", "your-secret", "your_secret", "secret-key", "placeholder", "example")
+
+List = Annotated[tuple[str, ...], NoDecode]
+"""Several values in one variable, separated by commas."""
+
+
+class SettingsError(Exception):
+    """One line for each wrong value."""
+
+
+class Settings(BaseSettings):
+    """Everything that can be set. Each field is the environment variable of the same name in capitals."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env", env_file_encoding="utf-8", extra="ignore", frozen=True, env_ignore_empty=True
+    )
+
+    server_host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 for all."""
+    server_port: int = Field(8000, ge=0, le=65535)
+    """Port to listen on; 0 takes a free one."""
+    data_directory: Path = Path("data")
+    """Folder of everything that Drover keeps: database, secret, admin's key."""
+    database_url: str = ""
+    """`sqlite+aiosqlite:///…` or `postgresql+asyncpg://…`; empty: `drover.db` in the data folder."""
+    secret_key: SecretStr | None = None
+    """Signs tokens and peppers API keys: 32 characters or more. Unset: made at first start, in `secret.key` of the data folder."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """How much is logged."""
+    log_format: Literal["json", "text"] = "json"
+    """One JSON object a line, or text for people."""
+    shutdown_grace: float = Field(5.0, ge=0, le=300)
+    """Seconds that open answers get to finish after SIGTERM."""
+
+    registration: Literal["closed", "open"] = "closed"
+    """Whether people may register themselves; the first user always may."""
+    access_token_lifetime: int = Field(3600, ge=60, le=86400)
+    """Seconds until a login's access token expires."""
+    refresh_token_lifetime: int = Field(30 * 86400, ge=3600, le=365 * 86400)
+    """Seconds until a refresh token expires."""
+    jwt_issuer: str = "drover"
+    """`iss` that a token must carry."""
+    jwt_audience: str = "drover"
+    """`aud` that a token must carry."""
+    jwks: str = ""
+    """File or URL with an identity provider's public keys: then its RS256 and ES256 tokens are taken too, and checked against the next two."""
+    jwks_issuer: str = ""
+    """`iss` of the identity provider's tokens."""
+    jwks_audience: str = ""
+    """`aud` of the identity provider's tokens."""
+    openwebui_jwt_secret: SecretStr | None = None
+    """Open WebUI's FORWARD_USER_INFO_HEADER_JWT_SECRET: then its signed header names the end user behind a key with scope `service`."""
+
+    cors_origins: List = ()
+    """Origins whose pages may call from a browser, by commas; empty: none."""
+    cors_credentials: bool = False
+    """Whether such pages may send cookies; refused together with `*`."""
+    trusted_proxies: List = ()
+    """Addresses of reverse proxies whose X-Forwarded-For and -Proto headers are believed."""
+    max_body_bytes: int = Field(64 * 1024 * 1024, ge=1024)
+    """Largest request body in bytes."""
+
+    rate_limit_requests: int = Field(0, ge=0)
+    """Requests a minute for each API key or user; 0: no limit."""
+    rate_limit_tokens: int = Field(0, ge=0)
+    """Tokens a minute for each API key or user, prompt and answer together; 0: no limit."""
+    rate_limit_streams: int = Field(0, ge=0)
+    """Answers under way at once for each API key or user; 0: no limit."""
+    rate_limit_storage: str = "async+memory://"
+    """Where counts are kept: `async+memory://`, or `async+redis://host:port/0` for several servers."""
+
+    backends: List = ("llama_cpp", "ollama", "openai")
+    """The backends to use, in this order where two have the same model: `llama_cpp`, `ollama`, `openai`, `scripted`."""
+    default_model: str = ""
+    """Model for requests that name an agent only, and for smoke tests; empty: the first one found, the built-in one last."""
+    backend_timeout: float = Field(300.0, gt=0, le=86400)
+    """Seconds that a backend may stay silent, before its first byte or between two."""
+    connect_timeout: float = Field(3.0, gt=0, le=60)
+    """Seconds until a connection to a backend must stand."""
+    ollama_host: List = ("http://127.0.0.1:11434",)
+    """Ollama servers, by commas: one pool."""
+    ollama_num_ctx: bool = False
+    """Whether requests may set `num_ctx` (each value makes Ollama load the model anew)."""
+    upstream_base_url: List = ()
+    """OpenAI-compatible servers with their `/v1`, by commas: one pool."""
+    upstream_api_key: SecretStr | None = None
+    """Bearer token for those servers."""
+    llamacpp_model_path: List = ()
+    """GGUF files, by commas."""
+    llamacpp_models_directory: Path = Path("data/models")
+    """Folder that is searched for GGUF files."""
+    llamacpp_n_ctx: int = Field(8192, ge=0)
+    """Context of a model in tokens, at most what it was trained for; 0: all that it was trained for."""
+    llamacpp_n_gpu_layers: int = Field(0, ge=-1)
+    """Layers on the GPU; -1: all."""
+    llamacpp_threads: int = Field(0, ge=0)
+    """Threads of an engine; 0: one for each physical core."""
+    llamacpp_mmap: bool = True
+    """Map the file into memory rather than read it."""
+    llamacpp_mlock: bool = False
+    """Keep the model from being swapped out."""
+    llamacpp_queue: int = Field(32, ge=1)
+    """Requests that may wait for a model; one more gets 429."""
+    builtin_model: bool = True
+    """Whether the built-in demonstration model is offered."""
+
+    status_public: bool = True
+    """Whether /metrics and /health/status, which tell of models and traffic but not of people, need no credentials."""
+    advertise_modes: bool = False
+    """Whether /v1/models lists each agent's variant of each model too."""
+    reasoning_field: Literal["reasoning_content", "reasoning", "think_tags", "none"] = "reasoning_content"
+    """Where a model's thoughts go in an answer."""
+    keep_alive_seconds: float = Field(10.0, gt=0)
+    """Seconds of silence in a stream after which a keep-alive comment is sent."""
+    run_timeout: float = Field(3600.0, gt=0)
+    """Seconds that a run may take."""
+    run_retention_days: float = Field(30.0, ge=0)
+    """Days that runs and their events are kept; 0: for ever."""
+
+    @field_validator(
+        "cors_origins", "trusted_proxies", "backends", "ollama_host", "upstream_base_url", "llamacpp_model_path", mode="before"
+    )
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return tuple(item.strip() for item in value.split(",") if item.strip()) if isinstance(value, str) else value
+
+    @field_validator("backends")
+    @classmethod
+    def _known_backends(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        known = ("llama_cpp", "ollama", "openai", "scripted")
+        if unknown := [name for name in value if name not in known]:
+            raise ValueError(f"unknown backend {unknown[0]!r}; known are {', '.join(known)}")
+        return value
+
+    @field_validator("secret_key", "openwebui_jwt_secret")
+    @classmethod
+    def _strong_secret(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            check_secret(value.get_secret_value())
+        return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            parts = urlsplit(origin)
+            if origin != "*" and (parts.scheme not in ("http", "https") or not parts.netloc or parts.path):
+                raise ValueError(f"{origin!r} is not an origin such as https://chat.example.org")
+        return value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _addresses(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for address in value:
+            ipaddress.ip_network(address, strict=False)
+        return value
+
+    @field_validator("upstream_base_url")
+    @classmethod
+    def _urls(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for url in value:
+            if urlsplit(url).scheme not in ("http", "https"):
+                raise ValueError("each must begin with http:// or https://")
+        return value
+
+    @model_validator(mode="after")
+    def _together(self) -> Self:
+        if "*" in self.cors_origins and self.cors_credentials:
+            raise ValueError("CORS_ORIGINS=* with CORS_CREDENTIALS would let any page act as its visitor; name the origins")
+        if self.jwks and not (self.jwks_issuer and self.jwks_audience):
+            raise ValueError("JWKS needs JWKS_ISSUER and JWKS_AUDIENCE")
+        return self
+
+    @property
+    def database(self) -> str:
+        """The database's URL, the default filled in."""
+        return self.database_url or f"sqlite+aiosqlite:///{self.data_directory.resolve() / 'drover.db'}"
+
+
+def check_secret(secret: str) -> None:
+    """Refuses a secret that is short or looks copied from an example.
+
+    Raises:
+        ValueError: why it is no good; never the secret itself.
+    """
+    if len(secret) < 32:
+        raise ValueError("must have 32 characters or more (try: openssl rand -hex 32)")
+    if len(set(secret)) < 10 or any(word in secret.lower() for word in PLACEHOLDERS):
+        raise ValueError("looks like a placeholder; make a random one (try: openssl rand -hex 32)")
+
+
+def load(**values: Any) -> Settings:
+    """The settings, with `values` before everything else.
+
+    Raises:
+        SettingsError: one line for each value that is wrong, naming its variable. Values are not repeated: they may be secret.
+    """
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        raise SettingsError("\n".join(_lines(error))) from None
+
+
+def _lines(error: ValidationError) -> list[str]:
+    lines = []
+    for item in error.errors(include_input=False, include_url=False):
+        name = str(item["loc"][0]).upper() if item["loc"] else ""
+        text = item["msg"].removeprefix("Value error, ")
+        lines.append(f"{name}: {text}" if name else text)
+    return lines

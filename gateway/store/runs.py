@@ -1,0 +1,216 @@
+"""Runs and their events in the database: one batching writer, and the queries."""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from typing import Literal
+
+from msgspec import Struct
+from msgspec.structs import asdict, astuple
+from sqlalchemy import delete, insert, select, text, update
+
+from gateway.store.database import Database, StoreError
+from gateway.store.tables import EventRow, RunRow
+
+logger = logging.getLogger(__name__)
+
+Status = Literal["running", "completed", "failed", "cancelled", "interrupted"]
+
+TERMINAL: frozenset[Status] = frozenset({"completed", "failed", "cancelled", "interrupted"})
+
+
+class RunRecord(Struct, frozen=True):
+    """A run as it is kept."""
+
+    id: str
+    user_id: str
+    key_id: str | None
+    mode: str
+    model: str
+    backend: str
+    status: Status
+    created_at: float
+    """Unix seconds."""
+    finished_at: float | None = None
+    session_id: str | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    first_token_ms: float | None = None
+    stop_reason: str | None = None
+    error_code: str | None = None
+
+
+class EventRecord(Struct, frozen=True):
+    """A durable event as it is kept."""
+
+    run_id: str
+    seq: int
+    """From 1, without gaps."""
+    type: str
+    at: float
+    data: bytes
+    """The event as JSON."""
+
+
+_RUNS, _EVENTS = RunRow.__table__, EventRow.__table__
+_COLUMNS = RunRecord.__struct_fields__
+
+
+class Recorder:
+    """Writes runs and events in batches, in the order in which they were given.
+
+    A batch is written when 64 rows wait or after `interval` seconds. While the database refuses (a full disk), rows wait, at most
+    `backlog` of them, and are written when it takes them again; beyond that the oldest are dropped, which is logged.
+    """
+
+    def __init__(self, database: Database, *, interval: float = 0.2, backlog: int = 20_000) -> None:
+        self._database = database
+        self._interval = interval
+        self._backlog = backlog
+        self._runs: dict[str, RunRecord] = {}
+        self._events: deque[EventRecord] = deque()
+        self._due = asyncio.Event()
+        self._full = asyncio.Event()
+        self._written = asyncio.Event()
+        self._closing = False
+        self.error: str | None = None
+        """Why the last batch could not be written; None when it could."""
+        self._task = asyncio.create_task(self._work(), name="recorder")
+
+    def run(self, record: RunRecord) -> None:
+        """Inserts a run, or brings it up to date."""
+        self._runs[record.id] = record
+        self._wake()
+
+    def event(self, record: EventRecord) -> None:
+        """Appends an event."""
+        self._events.append(record)
+        self._wake()
+
+    async def flush(self) -> None:
+        """Returns when all that was given before has been written, or could not be."""
+        if not self._runs and not self._events:
+            return
+        self._written.clear()
+        self._due.set()
+        self._full.set()
+        await self._written.wait()
+
+    async def close(self) -> None:
+        """Writes what is left and stops."""
+        self._closing = True
+        self._due.set()
+        self._full.set()
+        await self._task
+
+    def _wake(self) -> None:
+        self._due.set()
+        if len(self._runs) + len(self._events) >= 64:
+            self._full.set()
+
+    async def _work(self) -> None:
+        while True:
+            await self._due.wait()
+            try:
+                await asyncio.wait_for(self._full.wait(), self._interval)
+            except TimeoutError:
+                pass
+            self._due.clear()
+            self._full.clear()
+            await self._write()
+            self._written.set()
+            if self._closing:
+                if self._runs or self._events:
+                    logger.error("%d rows of runs could not be written", len(self._runs) + len(self._events))
+                return
+            if self.error is not None:
+                await asyncio.sleep(1.0)
+                self._due.set()
+
+    async def _write(self) -> None:
+        runs, self._runs = self._runs, {}
+        events, self._events = self._events, deque()
+        try:
+            async with self._database.tx() as session:
+                connection = await session.connection()
+                if runs:
+                    await connection.execute(_UPSERT, [asdict(record) for record in runs.values()])
+                if events:
+                    await connection.execute(_INSERT, [asdict(record) for record in events])
+            self.error = None
+        except StoreError as error:
+            if self.error is None:
+                logger.error("runs cannot be written: %s", error)
+            self.error = str(error)
+            self._runs = runs | self._runs
+            self._events = deque(events + self._events, maxlen=None)
+            self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        dropped = 0
+        while len(self._events) > self._backlog:
+            self._events.popleft()
+            dropped += 1
+        while len(self._runs) > self._backlog:
+            del self._runs[next(iter(self._runs))]
+            dropped += 1
+        if dropped:
+            logger.error("%d rows of runs were dropped: the database has refused too many", dropped)
+
+
+_UPSERT = text(
+    f"INSERT INTO runs ({', '.join(_COLUMNS)}) VALUES ({', '.join(':' + name for name in _COLUMNS)}) "
+    "ON CONFLICT (id) DO UPDATE SET "
+    + ", ".join(f"{name} = excluded.{name}" for name in _COLUMNS if name not in ("id", "user_id", "created_at"))
+)
+_INSERT = insert(EventRow)
+
+
+class RunStore:
+    """What is known of runs. All questions but `interrupt` and `purge` are asked for one owner."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def get(self, run_id: str, user_id: str) -> RunRecord | None:
+        """The run, if it is this user's."""
+        query = select(_RUNS.c[_COLUMNS]).where(_RUNS.c.id == run_id, _RUNS.c.user_id == user_id)
+        async with self._database.tx() as session:
+            row = (await session.execute(query)).first()
+        return RunRecord(*row) if row else None
+
+    async def page(self, user_id: str, *, limit: int, before: RunRecord | None = None) -> list[RunRecord]:
+        """This user's runs, newest first, those older than `before`."""
+        query = select(_RUNS.c[_COLUMNS]).where(_RUNS.c.user_id == user_id)
+        if before is not None:
+            older = (_RUNS.c.created_at < before.created_at) | (
+                (_RUNS.c.created_at == before.created_at) & (_RUNS.c.id < before.id)
+            )
+            query = query.where(older)
+        query = query.order_by(_RUNS.c.created_at.desc(), _RUNS.c.id.desc()).limit(limit)
+        async with self._database.tx() as session:
+            return [RunRecord(*row) for row in await session.execute(query)]
+
+    async def events(self, run_id: str, after: int = 0) -> list[EventRecord]:
+        """The events of a run after the one with number `after`."""
+        columns = _EVENTS.c["run_id", "seq", "type", "at", "data"]
+        query = select(columns).where(_EVENTS.c.run_id == run_id, _EVENTS.c.seq > after).order_by(_EVENTS.c.seq)
+        async with self._database.tx() as session:
+            return [EventRecord(*row) for row in await session.execute(query)]
+
+    async def interrupt(self) -> int:
+        """Marks the runs that a server left running when it died; gives their number."""
+        change = update(RunRow).where(_RUNS.c.status == "running")
+        async with self._database.tx() as session:
+            result = await session.execute(change.values(status="interrupted", finished_at=time.time()))
+        return int(result.rowcount)
+
+    async def purge(self, before: float) -> int:
+        """Deletes runs that ended before a time (unix seconds), with their events."""
+        async with self._database.tx() as session:
+            old = select(_RUNS.c.id).where(_RUNS.c.finished_at < before)
+            await session.execute(delete(EventRow).where(_EVENTS.c.run_id.in_(old)))
+            result = await session.execute(delete(RunRow).where(_RUNS.c.finished_at < before))
+        return int(result.rowcount)

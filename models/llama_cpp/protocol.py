@@ -1,0 +1,145 @@
+"""What the server and an engine process say to each other: JSON with its length before it, over one socket.
+
+The server sends `Load` once, then requests; each has an id, so that any number may be under way. The engine answers
+with `Ready`, then for each request `Started`, pieces or vectors, and at last `Done`, `Refused`, `TooLong` or `Broke`.
+"""
+
+from asyncio import StreamReader
+from typing import BinaryIO
+
+import msgspec
+from msgspec import Struct
+
+from models.backend import ModelRequest
+from models.messages import Delta, Usage
+
+_LONGEST = 256 * 1024 * 1024
+
+
+class Load(Struct, frozen=True, tag="load"):
+    """The model to load, and how."""
+
+    path: str
+    n_ctx: int
+    n_gpu_layers: int
+    threads: int
+    mmap: bool
+    mlock: bool
+    embed: bool
+    repack: bool = True
+    """Whether llama.cpp may rearrange the weights for this CPU (its "extra buffer types": AMX and others)."""
+
+
+class Chat(Struct, frozen=True, tag="chat"):
+    """Asks for an answer."""
+
+    id: int
+    request: ModelRequest
+
+
+class Embed(Struct, frozen=True, tag="embed"):
+    """Asks for vectors."""
+
+    id: int
+    inputs: tuple[str, ...]
+    dimensions: int | None = None
+
+
+class Cancel(Struct, frozen=True, tag="cancel"):
+    """Nobody waits for this request any more."""
+
+    id: int
+
+
+class Ready(Struct, frozen=True, tag="ready"):
+    """The model is loaded."""
+
+    context: int
+
+
+class Unloadable(Struct, frozen=True, tag="unloadable"):
+    """The model cannot be loaded; the process ends."""
+
+    message: str
+
+
+class Started(Struct, frozen=True, tag="started"):
+    """Work on a request begins."""
+
+    id: int
+
+
+class Piece(Struct, frozen=True, tag="piece"):
+    """The next piece of an answer."""
+
+    id: int
+    delta: Delta
+
+
+class Done(Struct, frozen=True, tag="done"):
+    """The answer is complete, or was cancelled."""
+
+    id: int
+
+
+class Vectors(Struct, frozen=True, tag="vectors"):
+    """The vectors asked for."""
+
+    id: int
+    vectors: list[list[float]]
+    usage: Usage
+
+
+class Refused(Struct, frozen=True, tag="refused"):
+    """The request cannot be served as asked."""
+
+    id: int
+    message: str
+    param: str | None
+    code: str | None
+
+
+class TooLong(Struct, frozen=True, tag="too_long"):
+    """The prompt does not fit."""
+
+    id: int
+    limit: int
+    tokens: int
+
+
+class Broke(Struct, frozen=True, tag="broke"):
+    """The engine failed on this request, and goes on."""
+
+    id: int
+    message: str
+
+
+ToEngine = Load | Chat | Embed | Cancel
+Reply = Started | Piece | Done | Vectors | Refused | TooLong | Broke
+FromEngine = Ready | Unloadable | Reply
+
+# Not MessagePack: a seed or a bound in a schema may have more than 64 bits.
+_encoder = msgspec.json.Encoder()
+_to_engine: msgspec.json.Decoder[ToEngine] = msgspec.json.Decoder(ToEngine)
+_from_engine: msgspec.json.Decoder[FromEngine] = msgspec.json.Decoder(FromEngine)
+
+
+def frame(message: ToEngine | FromEngine) -> bytes:
+    """A message as it goes over the socket."""
+    body = _encoder.encode(message)
+    return len(body).to_bytes(4, "big") + body
+
+
+def read(file: BinaryIO) -> ToEngine | None:
+    """The server's next message, in the engine; None when the server is gone."""
+    head = file.read(4)
+    body = file.read(int.from_bytes(head, "big"))
+    return _to_engine.decode(body) if body else None
+
+
+async def receive(reader: StreamReader) -> FromEngine:
+    """The engine's next message, in the server. Raises EOFError when the engine is gone."""
+    length = int.from_bytes(await reader.readexactly(4), "big")
+    if length > _LONGEST:
+        raise EOFError("a message of impossible length")
+    return _from_engine.decode(await reader.readexactly(length))
