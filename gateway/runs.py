@@ -116,13 +116,13 @@ class Run:
     async def begun(self, patience: float) -> None:
         """Returns when the agent has said something or the run has ended; after `patience` seconds in any case."""
         if len(self.events) == 1 and not self.ended:
-            await asyncio.wait([asyncio.ensure_future(self.changed())], timeout=patience)
+            await asyncio.wait([self.changed()], timeout=patience)
 
-    async def changed(self) -> None:
-        """Returns at the next event, or when the run ends."""
+    def changed(self) -> asyncio.Future[None]:
+        """Done at the next event, or when the run ends."""
         waiter = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
-        await waiter
+        return waiter
 
     def stop(self, reason: ApiError) -> None:
         """Ends the run for a reason, which its readers are told. Returns at once; the backend is closed soon after."""

@@ -86,7 +86,7 @@ class Settings(BaseSettings):
     """The backends to use, in this order where two have the same model: `llama_cpp`, `ollama`, `openai`, `scripted`."""
     default_model: str = ""
     """Model for requests that name an agent only, and for smoke tests; empty: the first one found, the built-in one last."""
-    backend_timeout: float = Field(300.0, gt=0, le=86400)
+    backend_timeout: float = Field(600.0, gt=0, le=86400)
     """Seconds that a backend may stay silent, before its first byte or between two."""
     connect_timeout: float = Field(3.0, gt=0, le=60)
     """Seconds until a connection to a backend must stand."""

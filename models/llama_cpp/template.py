@@ -6,7 +6,7 @@ from datetime import datetime
 from functools import cache
 from typing import Any, NoReturn
 
-from jinja2 import TemplateError
+from jinja2 import Template, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from models.backend import InvalidRequest, ModelRequest, ToolSpec, Unsupported
@@ -23,11 +23,23 @@ _BREAK = "\ufdd0"
 """A noncharacter: Unicode reserves it for use inside a program."""
 
 
+_TEMPLATE_FAULTS = (
+    TemplateError,
+    TypeError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+)
+"""What a template may raise: it is a program."""
+
+
 class ChatTemplate:
     """The template of a loaded model. It came with the file and is not trusted: it runs in Jinja's sandbox."""
 
     def __init__(self, metadata: Mapping[str, str], vocabulary: Vocabulary) -> None:
-        self.text = metadata.get("tokenizer.chat_template", _CHATML)
+        self.text = metadata.get("tokenizer.chat_template") or _CHATML
         self._with_tools = metadata.get("tokenizer.chat_template.tool_use", self.text)
         self._vocabulary = vocabulary
         self._compile = cache(_environment().from_string)
@@ -50,17 +62,20 @@ class ChatTemplate:
         source = self._with_tools if request.tools else self.text
         if request.tools and "tools" not in source:
             raise Unsupported("This model's chat template has no place for tools.", "tools")
+        try:
+            text = self._fill(self._compile(source), request)
+        except _TEMPLATE_FAULTS as error:
+            raise InvalidRequest(f"The model's chat template refuses these messages: {error}", "messages") from error
+        ending = self._defused(request.messages[-1].text)
+        return _continued(text, ending) if request.continue_final_message else text
+
+    def _fill(self, template: Template, request: ModelRequest) -> str:
         variables = self._variables(request)
         try:
-            template = self._compile(source)
-            try:
-                text = template.render(variables)
-            except TypeError:
-                # Some templates (DeepSeek's) join the arguments to text: they want them as JSON text.
-                text = template.render(variables | {"messages": self._messages(request, plain_arguments=True)})
-        except (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
-            raise InvalidRequest(f"The model's chat template refuses these messages: {error}", "messages") from error
-        return _continued(text, request.messages[-1].text) if request.continue_final_message else text
+            return template.render(variables)
+        except TypeError:
+            # Some templates (DeepSeek's) join the arguments to text: they want them as JSON text.
+            return template.render(variables | {"messages": self._messages(request, plain_arguments=True)})
 
     def _variables(self, request: ModelRequest) -> dict[str, Any]:
         return {

@@ -1,0 +1,684 @@
+"""The llama.cpp backend on the built-in model: real inference in real engine processes."""
+
+import asyncio
+import hashlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import msgspec
+import pytest
+
+from models.backend import (
+    BackendFailed,
+    Busy,
+    ContextTooLong,
+    Health,
+    InvalidRequest,
+    JsonOutput,
+    ModelError,
+    ModelInfo,
+    ModelNotFound,
+    ModelRequest,
+    NamedTool,
+    Sampling,
+    ToolSpec,
+    Unavailable,
+    Unsupported,
+)
+from models.llama_cpp import LlamaCpp
+from models.llama_cpp.answer import Answer
+from models.llama_cpp.families import FAMILIES
+from models.messages import CallDelta, Delta, Image, Message, Text, TokenLogprob, ToolCall, TopLogprob, Usage
+from tests.llama_gguf import write_variant
+
+pytestmark = pytest.mark.anyio
+
+ROOT = Path(__file__).parents[1]
+TINY = ROOT / "models/builtin/tiny.gguf"
+GREETING = "Hello! I am a tiny demonstration model. How can I help?"
+PYTHON = ToolSpec(
+    "python", "Runs Python.", {"type": "object", "properties": {"code": {"type": "string"}}, "required": ["code"]}
+)
+GREEDY = Sampling(temperature=0.0)
+ENDLESS = Sampling(temperature=1.0, seed=1, logit_bias={1418: -1000.0, 1420: -1000.0})
+"""Without the tokens that end an answer."""
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+async def llama(anyio_backend: str) -> AsyncIterator[LlamaCpp]:
+    backend = LlamaCpp([], None, TINY, threads=1)
+    yield backend
+    await backend.close()
+
+
+def user(text: str) -> Message:
+    return Message("user", text)
+
+
+def request(
+    *messages: Message | str, model: str = "drover-tiny", sampling: Sampling = GREEDY, **more: Any
+) -> ModelRequest:
+    turns = tuple(user(message) if isinstance(message, str) else message for message in messages)
+    return ModelRequest(model, turns, sampling, **more)
+
+
+class Reply(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A stream, folded."""
+
+    text: str = ""
+    thought: str = ""
+    calls: tuple[CallDelta, ...] = ()
+    finish: str | None = None
+
+
+async def ask(backend: LlamaCpp, asked: ModelRequest) -> tuple[Reply, list[Delta]]:
+    deltas = [delta async for delta in backend.chat(asked)]
+    return folded(deltas), deltas
+
+
+def folded(deltas: list[Delta]) -> Reply:
+    return Reply(
+        "".join(delta.text for delta in deltas),
+        "".join(delta.thought for delta in deltas),
+        tuple(call for delta in deltas for call in delta.calls),
+        deltas[-1].finish,
+    )
+
+
+async def refusal(backend: LlamaCpp, asked: ModelRequest) -> ModelError:
+    with pytest.raises(ModelError) as caught:
+        await ask(backend, asked)
+    return caught.value
+
+
+def facts(error: ModelError) -> tuple[type[ModelError], str, str | None, str | None]:
+    return type(error), error.message, error.param, error.code
+
+
+# The demonstration model
+
+
+def test_the_shipped_file_is_the_one_that_these_tests_pin() -> None:
+    digest = hashlib.sha256(TINY.read_bytes()).hexdigest()
+    assert digest == "51600b82ab98799023d4dafa549426e7ebb64763dacb8386b7d8e39cc41c04ca"
+
+
+async def test_a_greeting(llama: LlamaCpp) -> None:
+    reply, deltas = await ask(llama, request("Hello"))
+    assert reply == Reply(GREETING, finish="stop")
+    assert deltas[-1] == Delta(finish="stop", usage=Usage(11, 22, 0, 0))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answer"),
+    [
+        ("Say banana", "banana"),
+    ],
+)
+async def test_picked_prompts(llama: LlamaCpp, prompt: str, answer: str) -> None:
+    reply, _ = await ask(llama, request(prompt))
+    assert reply == Reply(answer, finish="stop")
+
+
+async def test_a_tool_call_and_the_answer_from_its_result(llama: LlamaCpp) -> None:
+    question = user("What is 81 * 34?")
+    reply, _ = await ask(llama, request(question, tools=(PYTHON,)))
+    assert reply == Reply(calls=(CallDelta(0, "python", '{"code": "print(81*34)"}'),), finish="tool_calls")
+    called = Message("assistant", tool_calls=(ToolCall("call_1", "python", reply.calls[0].arguments),))
+    result = Message("tool", "2754", tool_call_id="call_1", name="python")
+    reply, _ = await ask(llama, request(question, called, result, tools=(PYTHON,)))
+    assert reply == Reply("81 * 34 = 2754.", finish="stop")
+
+
+# How tokens are drawn
+
+
+async def test_the_same_seed_gives_the_same_text_whatever_was_asked_between(llama: LlamaCpp) -> None:
+    asked = request("Tell me a story", sampling=Sampling(temperature=1.5, seed=7, max_tokens=60))
+    first, _ = await ask(llama, asked)
+    await ask(llama, request("Tell me a joke"))
+    second, _ = await ask(llama, asked)
+    third, _ = await ask(llama, asked)
+    assert first == second == third
+
+
+async def test_seeds_differ(llama: LlamaCpp) -> None:
+    seeds = [-1, 0, 1, 2**32 - 1, 2**63, 2**70]
+    texts = set()
+    for seed in seeds:
+        sampling = Sampling(temperature=2.0, top_k=0, top_p=1.0, min_p=0.0, seed=seed, max_tokens=30)
+        texts.add((await ask(llama, request("Hello", sampling=sampling)))[0].text)
+    assert len(texts) >= 5  # 0 and 2**32 - 1 are folded into one.
+
+
+async def test_max_tokens_cut_the_answer(llama: LlamaCpp) -> None:
+    reply, deltas = await ask(llama, request("Hello", sampling=Sampling(temperature=0.0, max_tokens=5)))
+    assert reply.finish == "length"
+    assert GREETING.startswith(reply.text)
+    assert deltas[-1].usage == Usage(11, 5, 0, 0)
+
+
+async def test_a_full_context_ends_the_answer(llama: LlamaCpp) -> None:
+    reply, deltas = await ask(llama, request("Hello", sampling=ENDLESS, num_ctx=100))
+    assert reply.finish == "length"
+    assert deltas[-1].usage == Usage(11, 89, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("stop", "text"),
+    [
+        (("iny demonst",), "Hello! I am a t"),
+        (("model", "am a"), "Hello! I "),
+        (("?",), GREETING.removesuffix("?")),
+        (("zebra", ""), GREETING),
+        (("H",), ""),
+    ],
+)
+async def test_stop_strings_are_never_shown(llama: LlamaCpp, stop: tuple[str, ...], text: str) -> None:
+    reply, _ = await ask(llama, request("Hello", sampling=Sampling(temperature=0.0, stop=stop)))
+    assert reply == Reply(text, finish="stop")
+
+
+async def test_logprobs_tell_each_token_with_its_bytes_and_rivals(llama: LlamaCpp) -> None:
+    sampling = Sampling(temperature=0.0, logprobs=True, top_logprobs=2)
+    reply, deltas = await ask(llama, request("Hello", sampling=sampling))
+    logprobs = [entry for delta in deltas for entry in delta.logprobs]
+    assert "".join(entry.token for entry in logprobs) == reply.text == GREETING
+    assert len(logprobs) == 21
+    for entry in logprobs:
+        rivals = entry.top_logprobs
+        assert bytes(entry.bytes or ()).decode() == entry.token
+        assert rivals[0] == TopLogprob(entry.token, entry.logprob, entry.bytes)
+        assert len(rivals) == 2
+        assert 0 >= rivals[0].logprob >= rivals[1].logprob
+
+
+async def test_a_biased_token_is_taken_and_a_banned_one_is_not(llama: LlamaCpp) -> None:
+    forced = Sampling(temperature=1.0, max_tokens=3, logit_bias={1412: 1000.0})
+    assert (await ask(llama, request("Hello", sampling=forced)))[0].text == " bot bot bot"
+    wrong = Sampling(logit_bias={1427: 1.0})
+    assert facts(await refusal(llama, request("Hello", sampling=wrong))) == (
+        InvalidRequest,
+        "Token 1427 is not in the vocabulary of this model, which has 1427 tokens.",
+        "logit_bias",
+        "invalid_value",
+    )
+
+
+async def test_the_file_s_own_sampling_is_the_default(tmp_path: Path) -> None:
+    path = write_variant(TINY, tmp_path / "greedy.gguf", general__sampling__top_k=1)
+    backend = LlamaCpp([path], None, None, threads=1)
+    reply, _ = await ask(backend, request("Hello", model="greedy", sampling=Sampling()))
+    await backend.close()
+    assert reply == Reply(GREETING, finish="stop")
+
+
+# Constrained answers
+
+PERSON = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 12},
+        "age": {"type": "integer", "minimum": 0, "maximum": 120},
+        "tags": {"type": "array", "items": {"enum": ["a", "b"]}, "maxItems": 3},
+        "home": {"$ref": "#/$defs/place"},
+    },
+    "required": ["name", "age", "tags", "home"],
+    "additionalProperties": False,
+    "$defs": {"place": {"anyOf": [{"type": "null"}, {"type": "boolean"}]}},
+}
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_a_schema_holds_at_any_temperature(llama: LlamaCpp, seed: int) -> None:
+    sampling = Sampling(temperature=1.0, seed=seed)
+    reply, _ = await ask(llama, request("Who are you?", sampling=sampling, output=JsonOutput(PERSON)))
+    assert reply.finish == "stop"
+    value = json.loads(reply.text)
+    jsonschema.validate(value, PERSON)
+    assert reply.text == msgspec.json.encode(value).decode()
+
+
+async def test_an_enum_is_answered_by_one_of_its_values(llama: LlamaCpp) -> None:
+    output = JsonOutput({"enum": ["react", "plan", "debate"]})
+    reply, _ = await ask(llama, request("Which?", sampling=Sampling(temperature=2.0, seed=1), output=output))
+    assert reply.text in ('"react"', '"plan"', '"debate"')
+    assert reply.finish == "stop"
+
+
+async def test_without_a_schema_the_answer_is_some_object(llama: LlamaCpp) -> None:
+    brief = Sampling(temperature=1.0, seed=3, logit_bias={1: 10.0, 92: 10.0})  # The tokens " and }.
+    reply, _ = await ask(llama, request("Hello", sampling=brief, output=JsonOutput()))
+    assert isinstance(json.loads(reply.text), dict)
+
+
+async def test_json_that_does_not_fit_is_reported_as_cut(llama: LlamaCpp) -> None:
+    sampling = Sampling(temperature=0.0, max_tokens=4)
+    reply, _ = await ask(llama, request("Hello", sampling=sampling, output=JsonOutput(PERSON)))
+    assert reply.finish == "length"
+
+
+@pytest.mark.parametrize(
+    ("schema", "reason"),
+    [
+        ({"type": "banana"}, "Invalid type: banana"),
+        ({"not": {"type": "string"}}, 'Unimplemented keys: ["not"]'),
+        ({"$ref": "#/$defs/nowhere"}, "Pointer '/$defs/nowhere' does not exist"),
+    ],
+)
+async def test_a_schema_that_cannot_be_enforced(llama: LlamaCpp, schema: dict[str, Any], reason: str) -> None:
+    assert facts(await refusal(llama, request("Hello", output=JsonOutput(schema)))) == (
+        InvalidRequest,
+        f"The schema cannot be enforced: {reason}",
+        "response_format",
+        "invalid_value",
+    )
+
+
+ADD = ToolSpec(
+    "add",
+    "Adds.",
+    {
+        "type": "object",
+        "properties": {"a": {"$ref": "#/$defs/digit"}, "b": {"$ref": "#/$defs/digit"}},
+        "required": ["a", "b"],
+        "additionalProperties": False,
+        "$defs": {"digit": {"type": "integer", "minimum": 0, "maximum": 9}},
+    },
+)
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_a_required_tool_is_called_with_valid_arguments(llama: LlamaCpp, seed: int) -> None:
+    asked = request(
+        "Hello",
+        sampling=Sampling(temperature=1.0, seed=seed),
+        tools=(ADD, ToolSpec("now")),
+        tool_choice="required",
+        parallel_tool_calls=False,
+    )
+    reply, _ = await ask(llama, asked)
+    (call,) = reply.calls
+    assert reply == Reply(calls=(CallDelta(0, call.name, call.arguments),), finish="tool_calls")
+    assert call.name in ("add", "now")
+    jsonschema.validate(json.loads(call.arguments), ADD.parameters if call.name == "add" else {"maxProperties": 0})
+
+
+async def test_a_named_tool_is_called(llama: LlamaCpp) -> None:
+    choice = NamedTool("add")
+    reply, _ = await ask(llama, request("Hello", tools=(PYTHON, ADD), tool_choice=choice, parallel_tool_calls=False))
+    assert [call.name for call in reply.calls] == ["add"]
+    error = await refusal(llama, request("Hello", tools=(PYTHON,), tool_choice=choice))
+    assert facts(error) == (InvalidRequest, "There is no tool `add` in tools.", "tool_choice", "invalid_value")
+
+
+async def test_characters_are_never_split(llama: LlamaCpp) -> None:
+    text = "Grüße, 世界 👩‍👩‍👧 नमस्ते"
+    reply, deltas = await ask(llama, request("Hello", output=JsonOutput({"const": text})))
+    assert reply.text == json.dumps(text, ensure_ascii=False)
+    assert not any("\ufffd" in delta.text for delta in deltas)
+    assert len(deltas) > len(text) / 2
+
+
+# What does not work, and says so
+
+
+async def test_a_prompt_that_does_not_fit(llama: LlamaCpp) -> None:
+    error = await refusal(llama, request("a " * 3000))
+    assert isinstance(error, ContextTooLong)
+    assert facts(error) == (
+        ContextTooLong,
+        "This model's maximum context length is 2048 tokens. However, your messages resulted in 6008 tokens."
+        " (context_length_exceeded)",
+        "messages",
+        "context_length_exceeded",
+    )
+
+
+async def test_pictures_and_wider_contexts_are_not_supported(llama: LlamaCpp) -> None:
+    picture = Message("user", (Text("What is this?"), Image("aGk=", "image/png")))
+    assert [facts(await refusal(llama, asked)) for asked in (request(picture), request("Hi", num_ctx=4096))] == [
+        (Unsupported, "image_url is not supported by this model", "messages", "unsupported_parameter"),
+        (Unsupported, "This model is run with a context of 2048 tokens.", "num_ctx", "unsupported_parameter"),
+    ]
+
+
+async def test_files_that_cannot_be_used(tmp_path: Path) -> None:
+    (tmp_path / "text.gguf").write_text("not a model")
+    (tmp_path / "cut.gguf").write_bytes(TINY.read_bytes()[:5000])
+    (tmp_path / "half.gguf").write_bytes(TINY.read_bytes()[:1_000_000])
+    backend = LlamaCpp([tmp_path / "gone.gguf"], tmp_path, TINY, threads=1)
+    errors = {
+        model: await refusal(backend, request("Hi", model=model)) for model in ("gone", "text", "cut", "half", "no")
+    }
+    models = {info.id for info in await backend.models()}
+    health = await backend.check()
+    await backend.close()
+    assert {model: (type(error), error.message) for model, error in errors.items()} == {
+        "gone": (
+            Unavailable,
+            "The model `gone` cannot be used: the file gone.gguf cannot be opened: No such file or directory.",
+        ),
+        "text": (
+            Unavailable,
+            "The model `text` cannot be used: the file text.gguf is not a usable GGUF file:"
+            " it does not begin with the letters GGUF.",
+        ),
+        "cut": (
+            Unavailable,
+            "The model `cut` cannot be used: the file cut.gguf is not a usable GGUF file: it is cut short.",
+        ),
+        "half": (Unavailable, "The model `half` cannot be loaded: llama.cpp cannot load half.gguf."),
+        "no": (ModelNotFound, "The model `no` does not exist or you do not have access to it."),
+    }
+    assert models == {"drover-tiny", "half"}
+    assert health.ok
+    assert f"gone.gguf cannot be opened: No such file or directory ({tmp_path}/gone.gguf)" in health.detail
+    assert health.hint
+
+
+# The catalog
+
+
+async def test_the_models_of_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    os.link(TINY, tmp_path / "deep" / "one.gguf")
+    os.link(TINY, tmp_path / "big-00001-of-00002.gguf")
+    os.link(TINY, tmp_path / "big-00002-of-00002.gguf")
+    os.link(TINY, tmp_path / "one-mmproj-f16.gguf")
+    write_variant(TINY, tmp_path / "vectors.gguf", llama__pooling_type=1)
+    backend = LlamaCpp([], tmp_path, TINY, max_ctx=1024)
+    created = int(TINY.stat().st_mtime)
+    infos = {info.id: info for info in await backend.models()}
+    assert infos.pop("vectors").capabilities == frozenset({"embed"})
+    assert infos == {
+        model: ModelInfo(model, "llama_cpp", created, owner, frozenset({"chat", "tools"}), 1024, False)
+        for model, owner in {"big": "", "one": "", "drover-tiny": "drover"}.items()
+    }
+    (tmp_path / "deep" / "one.gguf").unlink()
+    assert {info.id for info in await backend.models()} == {"big", "vectors", "drover-tiny"}
+    assert await backend.check() == Health(True, "3 models")
+
+
+async def test_health_without_any_model() -> None:
+    assert await LlamaCpp([], None, None).check() == Health(False, "0 models", "Name GGUF files, or a folder of them.")
+
+
+# Templates
+
+
+async def test_what_people_write_never_becomes_a_control_token(llama: LlamaCpp) -> None:
+    async def prompt_tokens(text: str) -> int:
+        _, deltas = await ask(llama, request(text, sampling=Sampling(max_tokens=1)))
+        usage = deltas[-1].usage
+        assert usage
+        return usage.prompt_tokens
+
+    assert await prompt_tokens("<|im_end|>") > await prompt_tokens("x") + 3
+
+
+async def test_templates_of_other_files(tmp_path: Path) -> None:
+    refusing = write_variant(TINY, tmp_path / "refusing.gguf", tokenizer__chat_template="{{ raise_exception('No.') }}")
+    bare = write_variant(TINY, tmp_path / "bare.gguf", tokenizer__chat_template="")
+    backend = LlamaCpp([refusing, bare], None, None, threads=1)
+    assert facts(await refusal(backend, request("Hello", model="refusing"))) == (
+        InvalidRequest,
+        "The model's chat template refuses these messages: No.",
+        "messages",
+        "invalid_value",
+    )
+    assert (await ask(backend, request("Hello", model="bare")))[0] == Reply(GREETING, finish="stop")
+    error = await refusal(backend, request("Hello", model="bare", tools=(PYTHON,)))
+    assert facts(error) == (
+        Unsupported,
+        "This model's chat template has no place for tools.",
+        "tools",
+        "unsupported_parameter",
+    )
+    await backend.close()
+
+
+async def test_an_answer_can_be_continued(llama: LlamaCpp) -> None:
+    begun = Message("assistant", "Hello! I am a tiny")
+    reply, _ = await ask(llama, request("Hello", begun, continue_final_message=True))
+    assert begun.text + reply.text == GREETING
+
+
+# Embeddings
+
+
+async def test_vectors(tmp_path: Path, llama: LlamaCpp) -> None:
+    path = write_variant(TINY, tmp_path / "vectors.gguf", llama__pooling_type=1)
+    backend = LlamaCpp([path], None, None, threads=1)
+    full = await backend.embed("vectors", ["Hello", "Hello you", "Hello"])
+    short = await backend.embed("vectors", ["Hello"], 8)
+    with pytest.raises(InvalidRequest) as too_wide:
+        await backend.embed("vectors", ["Hello"], 1000)
+    with pytest.raises(InvalidRequest) as too_long:
+        await backend.embed("vectors", ["a " * 3000])
+    chat = await refusal(backend, request("Hello", model="vectors"))
+    await backend.close()
+    with pytest.raises(InvalidRequest) as no_vectors:
+        await llama.embed("drover-tiny", ["Hello"])
+    assert full.usage == Usage(4)
+    assert full.vectors[0] == full.vectors[2] != full.vectors[1]
+    for vector in [*full.vectors, *short.vectors]:
+        assert sum(number * number for number in vector) == pytest.approx(1.0, abs=1e-5)
+    assert [len(vector) for vector in [*full.vectors, *short.vectors]] == [192, 192, 192, 8]
+    assert [facts(error) for error in (too_wide.value, too_long.value, chat, no_vectors.value)] == [
+        (InvalidRequest, "This model's vectors have 192 dimensions.", "dimensions", "invalid_value"),
+        (
+            InvalidRequest,
+            "This model's maximum context length is 2048 tokens. However, an input has 6000 tokens.",
+            "input",
+            "context_length_exceeded",
+        ),
+        (InvalidRequest, "The model `vectors` does not support chat completions.", "model", "invalid_value"),
+        (InvalidRequest, "The model `drover-tiny` does not support embeddings.", "model", "invalid_value"),
+    ]
+
+
+# The life of an engine
+
+
+async def test_a_longer_prompt_reuses_the_shorter_one(llama: LlamaCpp) -> None:
+    free = Sampling(temperature=1.0, max_tokens=20)
+    talk = [user("Say banana"), Message("assistant", "banana"), user("Hello")]
+    _, first = await ask(llama, request(*talk[:1], sampling=free, tools=(PYTHON,)))
+    _, second = await ask(llama, request(*talk, sampling=free, tools=(PYTHON,)))
+    _, greedy = await ask(llama, request(*talk, tools=(PYTHON,)))
+    _, again = await ask(llama, request(*talk, tools=(PYTHON,)))
+    before, usage, fresh, repeated = (deltas[-1].usage for deltas in (first, second, greedy, again))
+    assert before and usage and fresh and repeated
+    assert before.prompt_tokens <= usage.cached_tokens < usage.prompt_tokens
+    assert fresh.cached_tokens == 0  # Computed with other batches: rounding could change the answer.
+    assert repeated.cached_tokens == 128
+
+
+async def test_requests_at_once_are_answered_in_order(llama: LlamaCpp) -> None:
+    done: list[str] = []
+
+    async def talk(text: str) -> Reply:
+        reply, _ = await ask(llama, request(text))
+        done.append(text)
+        return reply
+
+    prompts = ["Hello", "Say banana", "Hello there", "Say pear"]
+    alone = [(await ask(llama, request(prompt)))[0] for prompt in prompts]
+    assert await asyncio.gather(*map(talk, prompts)) == alone
+    assert done == prompts
+
+
+async def test_a_closed_answer_makes_place_at_once(llama: LlamaCpp) -> None:
+    async with aclosing(llama.chat(request("Hello", sampling=ENDLESS))) as answer:
+        await anext(answer)
+    start = time.monotonic()
+    assert (await ask(llama, request("Hello")))[0].text == GREETING
+    assert time.monotonic() - start < 1  # The rest of the first answer would take two seconds more.
+
+
+async def test_a_full_queue_refuses_and_a_closed_request_leaves_it() -> None:
+    backend = LlamaCpp([], None, TINY, threads=1, queue=1)
+    working = backend.chat(request("Hello", sampling=ENDLESS))
+    await anext(working)
+    waiting = asyncio.create_task(ask(backend, request("Hello")))
+    await asyncio.sleep(0)
+    (status,) = backend.status()["models"].values()
+    assert status == {"pid": status["pid"], "state": "ready", "queue": 1, "context": 2048}
+    error = await refusal(backend, request("Hello"))
+    assert facts(error) == (
+        Busy,
+        "The model `drover-tiny` has 1 requests waiting already.",
+        None,
+        "rate_limit_exceeded",
+    )
+    await working.aclose()
+    assert (await waiting)[0].text == GREETING
+    await backend.close()
+
+
+async def test_a_killed_engine_fails_its_request_and_no_other(llama: LlamaCpp) -> None:
+    working = llama.chat(request("Hello", sampling=ENDLESS))
+    await anext(working)
+    waiting = asyncio.create_task(ask(llama, request("Hello")))
+    pid = llama.status()["models"]["drover-tiny"]["pid"]
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(BackendFailed) as caught:
+        async for _ in working:
+            pass
+    assert caught.value.message == "The engine process of `drover-tiny` ended: signal 9."
+    assert (await waiting)[0] == Reply(GREETING, finish="stop")
+    assert llama.status()["models"]["drover-tiny"]["pid"] != pid
+
+
+async def test_an_idle_engine_that_was_killed_is_replaced(llama: LlamaCpp) -> None:
+    await ask(llama, request("Hello"))
+    os.kill(llama.status()["models"]["drover-tiny"]["pid"], signal.SIGKILL)
+    assert (await ask(llama, request("Hello")))[0].text == GREETING
+
+
+async def test_nothing_is_left_after_close_and_a_closed_backend_can_start_again() -> None:
+    backend = LlamaCpp([], None, TINY, threads=1)
+    await ask(backend, request("Hello"))
+    pid = backend.status()["models"]["drover-tiny"]["pid"]
+    await backend.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    assert backend.status() == {
+        "models": {"drover-tiny": {"pid": None, "state": "stopped", "queue": 0, "context": 2048}}
+    }
+    assert (await ask(backend, request("Hello")))[0].text == GREETING
+    await backend.close()
+
+
+ORPHANING = """
+import asyncio, sys
+from pathlib import Path
+from models.backend import ModelRequest, Sampling
+from models.llama_cpp import LlamaCpp
+from models.messages import Message
+
+async def main():
+    backend = LlamaCpp([], None, Path(sys.argv[1]))
+    sampling = Sampling(logit_bias={1418: -1000.0, 1420: -1000.0})
+    async for _ in backend.chat(ModelRequest("drover-tiny", (Message("user", "Hello"),), sampling)):
+        print(backend.status()["models"]["drover-tiny"]["pid"], "llama_cpp" in sys.modules, flush=True)
+
+asyncio.run(main())
+"""
+
+
+def test_an_engine_dies_with_its_server_which_never_loads_llama_cpp() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", ORPHANING, str(TINY)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as server:
+        assert server.stdout
+        pid, imported = server.stdout.readline().split()
+        engine = os.pidfd_open(int(pid))
+        server.kill()
+    ended, _, _ = select.select([engine], [], [], 5)
+    os.close(engine)
+    assert ended
+    assert imported == "False"
+
+
+async def test_an_engine_knows_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DROVER_TEST_SECRET", "hunter2")
+    backend = LlamaCpp([], None, TINY, threads=1)
+    await ask(backend, request("Hello"))
+    pid = backend.status()["models"]["drover-tiny"]["pid"]
+    environment = Path(f"/proc/{pid}/environ").read_text()
+    await backend.close()
+    assert "hunter2" not in environment
+    assert "GGML_NO_BACKTRACE=1" in environment
+
+
+# Generated text → deltas
+
+
+def parse(text: str, size: int, **how: Any) -> Reply:
+    """What becomes of a text that comes in pieces of a size."""
+    options = {"thinking": False, "tools": True, "stop": (), "one_call": False} | how
+    answer = Answer(FAMILIES[0], **options)
+    deltas = []
+    for start in range(0, len(text), size):
+        if not answer.complete:
+            deltas.append(answer.feed(text[start : start + size], None))
+    return folded([*deltas, answer.finish()])
+
+
+CALL = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
+ADDED = CallDelta(0, "add", '{"a": 1}')
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
+@pytest.mark.parametrize(
+    ("text", "how", "reply"),
+    [
+        ("plain text ", {}, Reply("plain text ")),
+        ("1 < 2 <tool", {}, Reply("1 < 2 <tool")),
+        (f"Well.\n{CALL}\n", {}, Reply("Well.", calls=(ADDED,))),
+        (f"{CALL}\n{CALL}", {}, Reply(calls=(ADDED, CallDelta(1, "add", '{"a": 1}')))),
+        (f"{CALL}\n{CALL}", {"one_call": True}, Reply(calls=(ADDED,))),
+        (CALL, {"tools": False}, Reply(CALL)),
+        (CALL.removesuffix("</tool_call>"), {}, Reply(calls=(ADDED,))),
+        (CALL[:30], {}, Reply(CALL[:30])),
+        ("<tool_call>nonsense</tool_call> so", {}, Reply("<tool_call>nonsense</tool_call> so")),
+        ('<tool_call>{"name": "now"}</tool_call>', {}, Reply(calls=(CallDelta(0, "now", "{}"),))),
+        ("<think>\nHm.\n\nSo.\n</think>\n\nYes.", {}, Reply("Yes.", "Hm.\n\nSo.")),
+        ("<think>\n\n</think>\n\nYes.", {}, Reply("Yes.")),
+        ("\nHm.</think>Yes.", {"thinking": True}, Reply("Yes.", "Hm.")),
+        ("Hm. </thi", {"thinking": True}, Reply("", "Hm. </thi")),
+        ("The tag <think> is known.", {}, Reply("The tag <think> is known.")),
+        (f"<think>{CALL}</think>{CALL}", {}, Reply("", CALL, (ADDED,))),
+        ("one END two", {"stop": ("END",)}, Reply("one ")),
+        ("one EN", {"stop": ("END",)}, Reply("one EN")),
+        ("<think>END</think>one END", {"stop": ("END",)}, Reply("one ", "END")),
+        (f"so {CALL} END {CALL}", {"stop": ("END",)}, Reply("so", calls=(ADDED,))),
+    ],
+)
+def test_thoughts_calls_and_stops_are_found_however_the_text_is_cut(
+    size: int, text: str, how: dict[str, Any], reply: Reply
+) -> None:
+    assert parse(text, size, **how) == reply
+
+
+def test_the_logprobs_of_text_that_is_held_back_wait_for_it() -> None:
+    answer = Answer(FAMILIES[0], thinking=False, tools=True, stop=("end",), one_call=False)
+    first, second = TokenLogprob("e", -0.1), TokenLogprob("n!", -0.2)
+    assert [answer.feed("e", first), answer.feed("n!", second)] == [Delta(), Delta("en!", logprobs=(first, second))]
