@@ -25,8 +25,8 @@ def scope(connection: Connection, handler: BaseRouteHandler) -> None:
     """
     if handler.opt.get(PUBLIC):
         return
-    needed = handler.opt.get("scope")
-    if needed == ANY or not connection.user.scopes or needed in connection.user.scopes:
+    needed: str = handler.opt.get("scope", "")
+    if needed == ANY or connection.user.may(needed):
         return
     what = f"the scope `{needed}`" if needed else "a key without scopes"
     raise InsufficientScope(f"This needs {what}; your API key has {', '.join(sorted(connection.user.scopes))}.")

@@ -3,8 +3,8 @@
     uv run benchmarks/gateway.py --install ~/peers      once: LiteLLM (uv) and Portkey (npm), outside of this project
     uv run benchmarks/gateway.py --peers ~/peers        [--rounds 3] [--seconds 5] [--only drover,litellm] [--json]
 
-Load and upstream share the other core. Every answer is checked; an answer that is wrong voids the figure. A gateway that is
-not installed is left out. All traffic stays on 127.0.0.1. Linux only.
+Load and upstream share the other core. Every answer is checked; an answer that is wrong voids the figure. A gateway
+that is not installed is left out. All traffic stays on 127.0.0.1. Linux only.
 """
 
 import argparse
@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,8 @@ HOST = "127.0.0.1"
 MODEL = "canned"
 LITELLM = "litellm[proxy]"
 PORTKEY = "@portkey-ai/gateway"
+PORTKEY_PACKAGE = {"dependencies": {PORTKEY: "*"}, "overrides": {"@hono/node-server": "1.13.7"}}
+"""With node-server 1.14 and newer Portkey 1.15 fails every stream: https://github.com/Portkey-AI/gateway/issues/1389"""
 
 START_LIMIT = 180.0
 """Seconds that a gateway may take to answer."""
@@ -77,6 +79,8 @@ class Place:
     upstream: str
     """Base URL, with its /v1."""
     peers: Path
+    checkout: Path
+    """Drover's."""
 
 
 def drover(place: Place) -> Contestant:
@@ -98,12 +102,12 @@ def drover(place: Place) -> Contestant:
         grant = _expect(_post(place.port, "/api/auth/login", user, {}), 200)
         return _bearer(json.loads(grant)["access_token"])
 
-    command = [sys.executable, str(ROOT / "server.py")]
+    command = [sys.executable, str(place.checkout / "server.py")]
     return Contestant("drover", command, environ, place.port, "/health/live", first_key, login)
 
 
 def litellm(place: Place) -> Contestant:
-    """LiteLLM's proxy by its production advice: a master key, no database, no callbacks, one worker, errors only in the log."""
+    """LiteLLM's proxy by its production advice: a key, no database, no callbacks, one worker, only errors logged."""
     config = place.folder / "config.json"
     parameters = {"model": f"openai/{MODEL}", "api_base": place.upstream, "api_key": "none"}
     values = {
@@ -172,7 +176,10 @@ def install(peers: Path) -> None:
     if shutil.which("npm") is None:
         print("Portkey left out: npm is not installed")
     else:
-        subprocess.run(["npm", "install", "--prefix", peers / "portkey", PORTKEY], check=True)
+        folder = peers / "portkey"
+        folder.mkdir(exist_ok=True)
+        (folder / "package.json").write_text(json.dumps(PORTKEY_PACKAGE))
+        subprocess.run(["npm", "install", "--prefix", folder], check=True)
 
 
 def _portkey_package(peers: Path) -> Path:
@@ -223,10 +230,8 @@ class Process:
             self._process.wait(STOP_LIMIT)
 
     def _signal(self, number: signal.Signals) -> None:
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(self._process.pid, number)
-        except ProcessLookupError:
-            pass
 
     def _pids(self) -> list[int]:
         """Its process group's members that are alive."""
@@ -345,6 +350,7 @@ class Options:
     core: int
     load_core: int
     peers: Path
+    checkout: Path
 
 
 @dataclass(frozen=True)
@@ -402,7 +408,7 @@ class Bench:
         """Starts a gateway, measures it, ends it."""
         with tempfile.TemporaryDirectory(dir=self._scratch) as folder:
             upstream = f"http://{HOST}:{self._port}/v1"
-            place = Place(Path(folder), free_port(), upstream, self._options.peers)
+            place = Place(Path(folder), free_port(), upstream, self._options.peers, self._options.checkout)
             contestant = CONTESTANTS[name](place)
             with running(contestant.command, contestant.environ, self._options.core, place.folder) as process:
                 return self._turn(contestant, process)
@@ -428,6 +434,7 @@ class Bench:
             raise Failure(f"another answer: {text[:100]!r}")
 
     def _loads(self, turn: Turn, port: int, headers: Headers, process: Process, core: int) -> None:
+        self._warm_up(port, headers)
         for kind in ("plain", "stream"):
             for connections in self._options.connections:
                 label = f"{kind} x{connections}"
@@ -436,23 +443,18 @@ class Bench:
                 except Failure as error:
                     turn.failures.append(f"{label}: {error}")
 
+    def _warm_up(self, port: int, headers: Headers) -> None:
+        """For compilers that learn as they run: some of everything, not counted."""
+        for stream in (False, True):
+            self._generate(port, headers, stream, max(self._options.connections))
+
     def _load(
         self, port: int, headers: Headers, process: Process, core: int, stream: bool, connections: int
     ) -> Load:
-        options = self._options
-        command = [sys.executable, str(HERE / "load.py"), f"http://{HOST}:{port}/v1/chat/completions"]
-        command += ["--model", MODEL, "--connections", str(connections), "--seconds", str(options.seconds)]
-        command += ["--warmup", str(options.warmup), "--expect", self._text, *(["--stream"] if stream else [])]
-        for key, value in headers.items():
-            command += ["--header", f"{key}: {value}"]
-        clock, cpu, ours, theirs = time.perf_counter(), process.cpu, busy(core), busy(options.load_core)
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=options.seconds + options.warmup + 120, check=False
-        )
+        load_core = self._options.load_core
+        clock, cpu, ours, theirs = time.perf_counter(), process.cpu, busy(core), busy(load_core)
+        result = self._generate(port, headers, stream, connections)
         wall, used = time.perf_counter() - clock, process.cpu - cpu
-        if done.returncode:
-            raise Failure(f"the load failed: {done.stderr[-300:]}")
-        result: dict[str, Any] = json.loads(done.stdout)
         if result["wrong"] or not result["counted"]:
             raise Failure(f"{result['wrong']} wrong answers of {result['total']}: {result['example']}")
         return Load(
@@ -463,8 +465,23 @@ class Bench:
             cpu=used / result["total"] * 1000,
             core=used / wall,
             others=max(0.0, (busy(core) - ours - used) / wall),
-            load_core=(busy(options.load_core) - theirs) / wall,
+            load_core=(busy(load_core) - theirs) / wall,
         )
+
+    def _generate(self, port: int, headers: Headers, stream: bool, connections: int) -> dict[str, Any]:
+        """What the load generator has seen."""
+        options = self._options
+        command = [sys.executable, str(HERE / "load.py"), f"http://{HOST}:{port}/v1/chat/completions"]
+        command += ["--model", MODEL, "--connections", str(connections), "--seconds", str(options.seconds)]
+        command += ["--warmup", str(options.warmup), "--expect", self._text, *(["--stream"] if stream else [])]
+        for key, value in headers.items():
+            command += ["--header", f"{key}: {value}"]
+        limit = options.seconds + options.warmup + 120
+        done = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False)
+        if done.returncode:
+            raise Failure(f"the load failed: {done.stderr[-300:]}")
+        result: dict[str, Any] = json.loads(done.stdout)
+        return result
 
 
 def measure(options: Options, names: Sequence[str]) -> dict[str, list[Turn]]:
@@ -477,10 +494,10 @@ def measure(options: Options, names: Sequence[str]) -> dict[str, list[Turn]]:
         with running(command, {}, options.load_core, scratch) as upstream:
             bench = Bench(options, upstream, port, scratch)
             for number in range(1, options.rounds + 1):
-                for name in turns:
+                for name, done in turns.items():
                     print(f"round {number} of {options.rounds}: {name}", file=sys.stderr, flush=True)
                     turn = bench.direct() if name == "direct" else bench.gateway(name)
-                    turns[name].append(turn)
+                    done.append(turn)
                     for failure in turn.failures:
                         print(f"  {name}: {failure}", file=sys.stderr, flush=True)
     return turns
@@ -572,7 +589,8 @@ def targets(values: Medians) -> list[tuple[str, float, float, bool]]:
         for label, by_name in values.items():
             if label.startswith(kind) and label.endswith("answers/s") and {"drover", peer} <= by_name.keys():
                 times = by_name["drover"] / by_name[peer]
-                found.append((f"{label}, times {peer}'s, at least", times, bound, times >= bound))
+                if not math.isnan(times):
+                    found.append((f"{label}, times {peer}'s, at least", times, bound, times >= bound))
 
     def limit(label: str, bound: float) -> None:
         value = values.get(label, {}).get("drover", math.nan)
@@ -613,10 +631,11 @@ def _parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=5.0, help="of each load, four a turn")
-    parser.add_argument("--warmup", type=float, default=1.0, help="seconds of load before each, not counted")
+    parser.add_argument("--warmup", type=float, default=2.0, help="seconds of load before each, not counted")
     parser.add_argument("--connections", default="1,16", help="by commas")
-    parser.add_argument("--pace", type=float, default=0.0, help="milliseconds between a stream's chunks (default: none)")
+    parser.add_argument("--pace", type=float, default=0.0, help="milliseconds between a stream's chunks (default: 0)")
     parser.add_argument("--only", default=",".join(CONTESTANTS), help="by commas")
+    parser.add_argument("--checkout", type=Path, default=ROOT, help="the Drover to measure (default: this one)")
     parser.add_argument("--peers", type=Path, default=Path(os.environ.get("DROVER_PEERS", ROOT / ".peers")))
     parser.add_argument("--install", type=Path, metavar="FOLDER", help="install LiteLLM and Portkey there, and end")
     parser.add_argument("--core", type=int, help="for the gateways")
@@ -638,6 +657,7 @@ def _options(parsed: argparse.Namespace) -> Options:
         core=cores[0] if parsed.core is None else parsed.core,
         load_core=cores[-1] if parsed.load_core is None else parsed.load_core,
         peers=parsed.peers.resolve(),
+        checkout=parsed.checkout.resolve(),
     )
 
 

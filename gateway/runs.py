@@ -84,6 +84,7 @@ class Run:
         self._recorder.run(self.record)
         self.append(asked)
         self._task = asyncio.create_task(self._pull(events, timeout), name=self.id)
+        self._task.add_done_callback(self._settle)
 
     def append(self, event: AnyEvent) -> None:
         """Adds an event to the log and wakes the readers."""
@@ -150,6 +151,11 @@ class Run:
             if known is None:
                 logger.exception("run %s failed", self.id)
             self._fail(known or internal(), "failed")
+
+    def _settle(self, task: asyncio.Task[None]) -> None:
+        """Ends a run that was stopped before its task had begun, and so could not end itself."""
+        if not self.ended:
+            self._fail(self._end or cancelled(), "cancelled")
 
     def _fail(self, error: ApiError, status: Status) -> None:
         self.error = error

@@ -104,8 +104,8 @@ class Settings(BaseSettings):
     """Folder that is searched for GGUF files."""
     llamacpp_n_ctx: int = Field(8192, ge=0)
     """Context of a model in tokens, at most what it was trained for; 0: all that it was trained for."""
-    llamacpp_n_gpu_layers: int = Field(0, ge=-1)
-    """Layers on the GPU; -1: all."""
+    llamacpp_n_gpu_layers: int = Field(-1, ge=-1)
+    """Layers on the GPU, where llama.cpp was built for one; -1: all."""
     llamacpp_threads: int = Field(0, ge=0)
     """Threads of an engine; 0: one for each physical core."""
     llamacpp_mmap: bool = True

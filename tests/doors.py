@@ -1,11 +1,11 @@
-"""A server that is all doors: the routes of users and keys, one behind each kind of lock, and a clock that a test can turn."""
+"""A server that is all doors: the routes of users and keys, one behind each kind of lock, and a clock to turn."""
 
 import secrets
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import anyio.to_thread
 import httpx
@@ -51,7 +51,7 @@ class Doors:
         headers = dict(options.pop("headers", {}))
         if token is not None:
             headers["Authorization"] = f"Bearer {token}"
-        transport = httpx.ASGITransport(self.app, client=(options.pop("address", "127.0.0.1"), 40000))
+        transport = httpx.ASGITransport(cast(Any, self.app), client=(options.pop("address", "127.0.0.1"), 40000))
         async with httpx.AsyncClient(transport=transport, base_url="http://drover") as client:
             return await client.request(method, path, headers=headers, **options)
 
@@ -78,6 +78,7 @@ class Doors:
 @asynccontextmanager
 async def doors(folder: Path, **values: Any) -> AsyncIterator[Doors]:
     """Opens the server on the database in a folder."""
+    values = {"database_url": f"sqlite+aiosqlite:///{folder}/drover.db"} | values
     settings = load(data_directory=folder, _env_file=None, **values)
     await anyio.to_thread.run_sync(migrate, settings.database)
     database, clock = Database(settings.database), Clock()
@@ -87,7 +88,7 @@ async def doors(folder: Path, **values: Any) -> AsyncIterator[Doors]:
         middleware=[authentication(access.identity)],
         guards=[guards.scope],
         exception_handlers={Exception: handler(settings.max_body_bytes)},
-        state=State({"access": access}),
+        state=State({"auth": access}),
         logging_config=None,
         openapi_config=None,
     )
@@ -118,7 +119,7 @@ async def unnamed() -> str:
 def access_token(user_id: str, **changes: Any) -> str:
     """A token as Drover issues it, but for what the test changes; None leaves a claim out."""
     now = int(time.time())
-    claims = {
+    claims: dict[str, Any] = {
         "iss": "drover",
         "aud": "drover",
         "sub": user_id,

@@ -20,11 +20,6 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 async def server(tmp_path: Path) -> AsyncIterator[Doors]:
     async with doors(tmp_path) as server:
         yield server
@@ -416,7 +411,9 @@ async def test_anothers_key_is_not_there(server: Doors, admin: User, ada: User) 
     hers, key = await server.key(ada.id), await server.key(admin.id)
     bob = await server.access.users.add("bob")
     key_id = (await server.call("GET", "/api/auth/keys", hers)).json()["data"][0]["id"]
-    answers = [await server.call("DELETE", f"/api/auth/keys/{each}", await server.key(bob.id)) for each in (key_id, "key_no")]
+    answers = [
+        await server.call("DELETE", f"/api/auth/keys/{each}", await server.key(bob.id)) for each in (key_id, "key_no")
+    ]
     assert [answer.status_code for answer in answers] == [404, 404]
     assert [answer.json() for answer in answers] == [envelope("There is no such API key.", "not_found")] * 2
     assert await server.knock(hers) == 200
@@ -454,9 +451,7 @@ async def test_an_admin_manages_the_keys_of_others(server: Doors, admin: User, a
         ({"name": "a", "expires_at": 2e9, "expires_in": 5}, "invalid_value", "expires_at"),
     ],
 )
-async def test_a_bad_key_request_says_what_is_wrong(
-    server: Doors, ada: User, body: Any, code: str, param: str
-) -> None:
+async def test_a_bad_key_request_says_what_is_wrong(server: Doors, ada: User, body: Any, code: str, param: str) -> None:
     answer = await server.post("/api/auth/keys", body, await server.key(ada.id))
     assert (answer.status_code, answer.json()) == (400, envelope(answer.json()["error"]["message"], code, param=param))
 

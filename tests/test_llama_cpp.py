@@ -128,6 +128,15 @@ async def test_a_greeting(llama: LlamaCpp) -> None:
     ("prompt", "answer"),
     [
         ("Say banana", "banana"),
+        (
+            "who are you?",
+            "I am a tiny demonstration model. I was trained only on synthetic data, so I know very little.",
+        ),
+        (
+            "What is the capital of France?",
+            "I am only a tiny demonstration model and I do not know that."
+            " Please configure a larger model for real answers.",
+        ),
     ],
 )
 async def test_picked_prompts(llama: LlamaCpp, prompt: str, answer: str) -> None:
@@ -233,7 +242,7 @@ async def test_the_file_s_own_sampling_is_the_default(tmp_path: Path) -> None:
 PERSON = {
     "type": "object",
     "properties": {
-        "name": {"type": "string", "maxLength": 12},
+        "name": {"type": "string", "pattern": "^[a-z]{1,12}$"},
         "age": {"type": "integer", "minimum": 0, "maximum": 120},
         "tags": {"type": "array", "items": {"enum": ["a", "b"]}, "maxItems": 3},
         "home": {"$ref": "#/$defs/place"},
@@ -315,8 +324,8 @@ async def test_a_required_tool_is_called_with_valid_arguments(llama: LlamaCpp, s
     reply, _ = await ask(llama, asked)
     (call,) = reply.calls
     assert reply == Reply(calls=(CallDelta(0, call.name, call.arguments),), finish="tool_calls")
-    assert call.name in ("add", "now")
-    jsonschema.validate(json.loads(call.arguments), ADD.parameters if call.name == "add" else {"maxProperties": 0})
+    schemas: dict[str, Any] = {"add": ADD.parameters, "now": {"type": "object", "maxProperties": 0}}
+    jsonschema.validate(json.loads(call.arguments), schemas[call.name])
 
 
 async def test_a_named_tool_is_called(llama: LlamaCpp) -> None:
@@ -366,6 +375,7 @@ async def test_files_that_cannot_be_used(tmp_path: Path) -> None:
     errors = {
         model: await refusal(backend, request("Hi", model=model)) for model in ("gone", "text", "cut", "half", "no")
     }
+    half = errors.pop("half")
     models = {info.id for info in await backend.models()}
     health = await backend.check()
     await backend.close()
@@ -383,9 +393,11 @@ async def test_files_that_cannot_be_used(tmp_path: Path) -> None:
             Unavailable,
             "The model `cut` cannot be used: the file cut.gguf is not a usable GGUF file: it is cut short.",
         ),
-        "half": (Unavailable, "The model `half` cannot be loaded: llama.cpp cannot load half.gguf."),
         "no": (ModelNotFound, "The model `no` does not exist or you do not have access to it."),
     }
+    assert isinstance(half, Unavailable)
+    assert half.message.startswith("The model `half` cannot be loaded: llama.cpp cannot load half.gguf: ")
+    assert "corrupted or incomplete" in half.message
     assert models == {"drover-tiny", "half"}
     assert health.ok
     assert f"gone.gguf cannot be opened: No such file or directory ({tmp_path}/gone.gguf)" in health.detail
@@ -402,7 +414,7 @@ async def test_the_models_of_a_folder(tmp_path: Path) -> None:
     os.link(TINY, tmp_path / "big-00002-of-00002.gguf")
     os.link(TINY, tmp_path / "one-mmproj-f16.gguf")
     write_variant(TINY, tmp_path / "vectors.gguf", llama__pooling_type=1)
-    backend = LlamaCpp([], tmp_path, TINY, max_ctx=1024)
+    backend = LlamaCpp([], tmp_path, TINY, n_ctx=1024)
     created = int(TINY.stat().st_mtime)
     infos = {info.id: info for info in await backend.models()}
     assert infos.pop("vectors").capabilities == frozenset({"embed"})
@@ -420,6 +432,13 @@ async def test_health_without_any_model() -> None:
 
 
 # Templates
+
+
+async def test_a_tool_with_another_name(llama: LlamaCpp) -> None:
+    parameters = {"type": "object", "properties": {"location": {"type": "string"}}, "required": ["location"]}
+    weather = ToolSpec("get_weather", "Tells the weather.", parameters)
+    reply, _ = await ask(llama, request("What is the weather in Paris?", tools=(weather,)))
+    assert reply == Reply(calls=(CallDelta(0, "get_weather", '{"location": "Paris"}'),), finish="tool_calls")
 
 
 async def test_what_people_write_never_becomes_a_control_token(llama: LlamaCpp) -> None:
@@ -475,7 +494,7 @@ async def test_vectors(tmp_path: Path, llama: LlamaCpp) -> None:
     await backend.close()
     with pytest.raises(InvalidRequest) as no_vectors:
         await llama.embed("drover-tiny", ["Hello"])
-    assert full.usage == Usage(4)
+    assert full.usage == Usage(10)
     assert full.vectors[0] == full.vectors[2] != full.vectors[1]
     for vector in [*full.vectors, *short.vectors]:
         assert sum(number * number for number in vector) == pytest.approx(1.0, abs=1e-5)
@@ -633,7 +652,7 @@ async def test_an_engine_knows_no_secrets(monkeypatch: pytest.MonkeyPatch) -> No
 
 def parse(text: str, size: int, **how: Any) -> Reply:
     """What becomes of a text that comes in pieces of a size."""
-    options = {"thinking": False, "tools": True, "stop": (), "one_call": False} | how
+    options: dict[str, Any] = {"thinking": False, "tools": True, "stop": (), "one_call": False} | how
     answer = Answer(FAMILIES[0], **options)
     deltas = []
     for start in range(0, len(text), size):

@@ -11,11 +11,6 @@ from auth.passwords import Checked, Passwords
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 async def test_a_password_belongs_to_its_hash_alone() -> None:
     passwords = Passwords()
     hashed = await passwords.hash("pässword")

@@ -24,15 +24,10 @@ ISSUER = "https://id.example.org"
 OWUI_SECRET = "open-webui-signs-with-this-9876543210"
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def public(key: Any, kid: str | None = None, **more: Any) -> dict[str, Any]:
     """The public half of a key as a JSON Web Key."""
     algorithm = jwt.algorithms.RSAAlgorithm if isinstance(key, rsa.RSAPrivateKey) else jwt.algorithms.ECAlgorithm
-    entry = json.loads(algorithm.to_jwk(key.public_key()))
+    entry: dict[str, Any] = json.loads(algorithm.to_jwk(key.public_key()))
     entry.pop("key_ops", None)
     return entry | ({"kid": kid} if kid else {}) | more
 
@@ -159,9 +154,7 @@ async def test_a_user_of_the_provider_can_log_out_and_be_disabled(server: Doors)
     first, second = signed(RSA, "r"), signed(RSA, "r")
     assert (await server.call("POST", "/api/auth/logout", first)).status_code == 204
     assert [await server.knock(first), await server.knock(second)] == [401, 200]
-    await server.access.users.add_first_admin("root")
     user = await server.access.users.by_name("idp:ada-at-idp")
-    await server.access.users.add("root", role="admin")
     await server.access.users.update(user.id, disabled=True)
     assert await server.knock(second) == 401
 
@@ -187,11 +180,14 @@ async def test_keys_behind_a_url_are_read_once_again_for_a_new_one_and_kept_when
         keys.document = key_set(public(EC, "e"))
         assert [await server.knock(signed(EC, "e")) for _ in range(3)] == [401] * 3
         assert keys.asked == 2
-        server.clock.ahead += 44
+        server.clock.ahead += 50
         assert await server.knock(signed(RSA, "r")) == 200
         server.clock.ahead += 11
         longer = {"exp": time.time() + 9000}
-        assert [await server.knock(signed(EC, "e", **longer)), await server.knock(signed(RSA, "r", **longer))] == [200, 401]
+        assert [await server.knock(signed(EC, "e", **longer)), await server.knock(signed(RSA, "r", **longer))] == [
+            200,
+            401,
+        ]
         assert keys.asked == 3
 
         keys.document = None

@@ -94,7 +94,7 @@ async def change_user(request: Request[Principal, Any, Any], user_id: FromPath[s
 
 def access_of(request: Request[Any, Any, Any]) -> Access:
     """Users, logins and keys of the server that a request reached."""
-    access: Access = request.app.state.access
+    access: Access = request.app.state.auth
     return access
 
 

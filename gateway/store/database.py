@@ -2,15 +2,17 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import URL, event, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.pool import NullPool
+
+T = TypeVar("T")
 
 HEAD = "0001"
 """The newest migration in `migrations/versions`: what this code can work with."""
@@ -52,9 +54,12 @@ class Database:
         """
         try:
             async with self._sessions() as session, session.begin():
+                await reach(self.url, session.connection())
                 yield session
-        except OperationalError as error:
-            raise StoreError(explain(self.url, error)) from error
+        except DBAPIError as error:
+            if isinstance(error, OperationalError) or error.connection_invalidated:
+                raise StoreError(explain(self.url, error)) from error
+            raise
 
     @asynccontextmanager
     async def exclusive(self) -> AsyncIterator[AsyncSession]:
@@ -93,7 +98,7 @@ async def read_version(url: URL) -> str | None:
     """The newest migration that the database has seen; None for an empty one."""
     engine = open_engine(url, poolclass=NullPool)
     try:
-        async with engine.connect() as connection:
+        async with aclosing(await reach(url, engine.connect().start())) as connection:
             return (await connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}"))).scalar()
     except (OperationalError, ProgrammingError) as error:
         if is_missing_table(error):
@@ -122,6 +127,19 @@ def upgrade(url: URL) -> None:
         raise StoreError(
             f"The database {show(url)} was written by a newer version of Drover. Update Drover, or restore a backup."
         ) from error
+
+
+async def reach(url: URL, connecting: Awaitable[T]) -> T:
+    """A connection.
+
+    Raises:
+        StoreError: there is none to be had.
+    """
+    try:
+        return await connecting
+    except Exception as error:
+        # Drivers raise what they like here: asyncpg its own errors or the socket's, SQLAlchemy's pool a timeout.
+        raise StoreError(explain(url, error)) from error
 
 
 async def take_lock(connection: AsyncConnection) -> None:

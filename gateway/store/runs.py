@@ -9,6 +9,7 @@ from typing import Literal
 from msgspec import Struct
 from msgspec.structs import asdict, astuple
 from sqlalchemy import delete, insert, select, text, update
+from sqlalchemy.exc import DBAPIError
 
 from gateway.store.database import Database, StoreError
 from gateway.store.tables import EventRow, RunRow
@@ -145,8 +146,11 @@ class Recorder:
                 logger.error("runs cannot be written: %s", error)
             self.error = str(error)
             self._runs = runs | self._runs
-            self._events = deque(events + self._events, maxlen=None)
+            self._events = events + self._events
             self._drop_oldest()
+        except DBAPIError:
+            # These rows themselves are refused, and would be for ever; those after them must not wait behind them.
+            logger.exception("%d rows of runs were dropped", len(runs) + len(events))
 
     def _drop_oldest(self) -> None:
         dropped = 0

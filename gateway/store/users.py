@@ -77,14 +77,16 @@ class StoredUsers:
         given = {"role": role, "disabled": disabled, "password_hash": password_hash}
         values: dict[str, Any] = {name: value for name, value in given.items() if value is not UNSET}
         async with self._database.exclusive() as session:
+            before = await find_user(session, user_id)
+            if before is None:
+                return None
             if values:
                 await session.execute(update(UserRow).where(UserRow.id == user_id).values(**values))
             if password_hash is not UNSET:
                 await session.execute(delete(RefreshTokenRow).where(RefreshTokenRow.user_id == user_id))
-            user = await find_user(session, user_id)
-            if user and await count_admins(session) == 0:
+            if before.role == "admin" and not before.disabled and await count_admins(session) == 0:
                 raise LastAdmin
-        return user
+            return await find_user(session, user_id)
 
     async def rehash(self, user_id: str, password_hash: str) -> None:
         """Keeps a better hash of the same password."""

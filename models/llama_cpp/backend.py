@@ -31,8 +31,8 @@ _WORK: dict[Capability, str] = {"chat": "chat completions", "embed": "embeddings
 class LlamaCpp:
     """Models in GGUF files: those at `paths`, those below `folder`, and the built-in one under the id `drover-tiny`.
 
-    `n_ctx` is the context in tokens; with 0 it is the model's own, but not more than `max_ctx`. `threads` 0 takes half
-    of the processors. `queue` is how many requests may wait for one model.
+    `n_ctx` is the context in tokens, at most what a model was trained for; 0: all of that. `threads` 0 takes one for
+    each physical core. `queue` is how many requests may wait for one model.
     """
 
     name = "llama_cpp"
@@ -43,8 +43,7 @@ class LlamaCpp:
         folder: Path | None,
         builtin: Path | None,
         *,
-        n_ctx: int = 0,
-        max_ctx: int = 8192,
+        n_ctx: int = 8192,
         n_gpu_layers: int = -1,
         threads: int = 0,
         mmap: bool = True,
@@ -55,9 +54,8 @@ class LlamaCpp:
         self._files: dict[str, ModelFile] = {}
         self._workers: dict[str, Worker] = {}
         self._n_ctx = n_ctx
-        self._max_ctx = max_ctx
         self._n_gpu_layers = n_gpu_layers
-        self._threads = threads or max(1, len(os.sched_getaffinity(0)) // 2)
+        self._threads = threads or _physical_cores()
         self._mmap = mmap
         self._mlock = mlock
         self._queue = queue
@@ -140,7 +138,8 @@ class LlamaCpp:
         )
 
     def _context(self, file: ModelFile) -> int:
-        return self._n_ctx or min(file.context or _UNKNOWN_CONTEXT, self._max_ctx)
+        trained = file.context or _UNKNOWN_CONTEXT
+        return min(self._n_ctx or trained, trained)
 
     def _info(self, file: ModelFile) -> ModelInfo:
         worker = self._workers.get(file.id)
@@ -157,3 +156,13 @@ class LlamaCpp:
 
 def _status(worker: Worker) -> dict[str, Any]:
     return {"pid": worker.pid, "state": worker.state, "queue": worker.queue, "context": worker.context}
+
+
+def _physical_cores() -> int:
+    """The cores that this process may use; two threads of one core only get in each other's way."""
+    siblings = {
+        file.read_text()
+        for cpu in os.sched_getaffinity(0)
+        if (file := Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")).exists()
+    }
+    return len(siblings) or max(1, len(os.sched_getaffinity(0)) // 2)

@@ -23,6 +23,8 @@ from models.llama_cpp.generation import Generator, PromptTooLong
 from models.messages import Usage
 
 _PR_SET_PDEATHSIG = 1
+_ERROR = 4
+"""llama.cpp's number for the level."""
 
 Request = protocol.Chat | protocol.Embed
 
@@ -153,6 +155,22 @@ class Engine:
         return [float(number) for number in cut]
 
 
+class Log:
+    """Takes what llama.cpp has to say: all of it goes to stderr, which the server reads."""
+
+    def __init__(self) -> None:
+        self.reason = ""
+        """The last error but those that only repeat that there was one."""
+        self._callback = llama_cpp.llama_log_callback(self._write)
+        llama_cpp.llama_log_set(self._callback, None)
+
+    def _write(self, level: int, text: bytes, _: object) -> None:
+        sys.stderr.buffer.write(text)
+        sys.stderr.flush()
+        if level == _ERROR and b"failed to load model" not in text:
+            self.reason = text.decode("utf-8", "replace").strip()
+
+
 def main() -> None:
     """Runs the engine on the socket whose number is the first argument."""
     _die_with(parent=int(sys.argv[2]))
@@ -161,11 +179,11 @@ def main() -> None:
     inbox = Inbox(connection, stop)
     load = inbox.load()
     inbox.listen()
-    _log_everything()
+    log = Log()
     try:
         context = Context(load, stop)
     except Unloadable as error:
-        connection.sendall(protocol.frame(protocol.Unloadable(str(error))))
+        connection.sendall(protocol.frame(protocol.Unloadable(f"{error}: {log.reason}")))
         return
     Engine(connection, inbox, context).serve()
 
@@ -176,11 +194,6 @@ def _die_with(parent: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if os.getppid() != parent:
         sys.exit("the server is gone")
-
-
-def _log_everything() -> None:
-    """llama.cpp writes all it has to say to stderr, which the server reads."""
-    llama_cpp.llama_log_set(llama_cpp.llama_log_callback(), None)
 
 
 if __name__ == "__main__":

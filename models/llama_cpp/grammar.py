@@ -1,6 +1,7 @@
 """What tokens may come next, so that the answer follows a JSON Schema or is a tool call. The work is llguidance's."""
 
 import json
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, cast
@@ -23,6 +24,7 @@ _NOTHING: dict[str, Any] = {"properties": {}, "additionalProperties": False}
 
 
 _LONGEST_REASON = 300
+_LISTING = re.compile(r"\n\s*1 \| ")
 
 
 class GrammarFailed(Exception):
@@ -130,5 +132,5 @@ def _json(schema: dict[str, Any], style: dict[str, Any]) -> str:
 
 def _reason(error: str) -> str:
     """What llguidance says, without the grammar that we wrote around the schema."""
-    said = error.rpartition("failed to compile JSON schema: ")[2].partition("\n1 | ")[0]
-    return " ".join(said.split())[:_LONGEST_REASON]
+    said = error.rpartition("failed to compile JSON schema: ")[2]
+    return " ".join(_LISTING.split(said)[0].split())[:_LONGEST_REASON]
