@@ -14,6 +14,7 @@ from litestar.exceptions import HTTPException
 from msgspec import Struct
 
 from auth.errors import AuthError
+from gateway.store.database import StoreError
 from models.backend import (
     BackendFailed,
     BackendTimeout,
@@ -104,6 +105,17 @@ def timed_out(seconds: float) -> ApiError:
 def cancelled() -> ApiError:
     """The run was stopped on request. 499 is what nginx logs for a client that left; no client sees it as a status."""
     return ApiError(499, "The run was cancelled.", type="cancelled", code="cancelled", headers=NO_RETRY)
+
+
+def store_unavailable() -> ApiError:
+    """503: the database refuses. The log says more; its own words would name files and hosts."""
+    return ApiError(
+        503,
+        "The database is not available now.",
+        type="server_error",
+        code="upstream_unavailable",
+        headers={"retry-after": "5"},
+    )
 
 
 def internal() -> ApiError:
@@ -210,7 +222,16 @@ def to_api_error(error: Exception, method: str = "", path: str = "", limit: int 
         case ModelError():
             return from_model(error)
         case AuthError():
-            return ApiError(error.status, error.message, type=error.type, code=error.code, headers=error.headers)
+            return ApiError(
+                error.status,
+                error.message,
+                type=error.type,
+                code=error.code,
+                param=error.param,
+                headers=error.headers,
+            )
+        case StoreError():
+            return store_unavailable()
         case HTTPException():
             return from_http(error, method, path, limit)
         case msgspec.ValidationError():
@@ -224,6 +245,8 @@ def handler(limit: int) -> Callable[[Request[Any, Any, Any], Exception], Respons
     def handle(request: Request[Any, Any, Any], error: Exception) -> Response[ErrorBody]:
         path = request.scope["path"]
         api_error = to_api_error(error, request.method, path, limit)
+        if isinstance(error, StoreError):
+            logger.error("the database refuses: %s", error)
         if api_error is None:
             request_id = request.scope.get("state", {}).get("request_id")
             logger.error("request failed", exc_info=error, extra={"request_id": request_id, "path": path})

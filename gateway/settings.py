@@ -1,6 +1,7 @@
 """Settings: one frozen value, read once from the environment, then `.env`, then these defaults."""
 
 import ipaddress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
@@ -25,7 +26,12 @@ class Settings(BaseSettings):
     """Everything that can be set. Each field is the environment variable of the same name in capitals."""
 
     model_config = SettingsConfigDict(
-        env_file=".env", env_file_encoding="utf-8", extra="ignore", frozen=True, env_ignore_empty=True
+        env_file=".env",
+        env_file_encoding="utf-8",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        allow_inf_nan=False,
     )
 
     server_host: str = "127.0.0.1"
@@ -182,6 +188,8 @@ class Settings(BaseSettings):
             raise ValueError("CORS_ORIGINS=* with CORS_CREDENTIALS would let any page act as its visitor; name the origins")
         if self.jwks and not (self.jwks_issuer and self.jwks_audience):
             raise ValueError("JWKS needs JWKS_ISSUER and JWKS_AUDIENCE")
+        if self.jwks and self.jwks_issuer == self.jwt_issuer:
+            raise ValueError("JWKS_ISSUER must differ from JWT_ISSUER: the issuer tells whose keys a token is checked with")
         return self
 
     @property
