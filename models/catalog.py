@@ -14,14 +14,18 @@ class Catalog:
     """The models of all backends under one roof.
 
     Lists are kept for `ttl` seconds and renewed in the background, so that asking is quick. A backend that does not answer
-    within `patience` seconds keeps the list that it gave last; the others are not kept waiting.
+    within `patience` seconds keeps the list that it gave last; the others are not kept waiting. For a model that is not listed they
+    are asked again after `forget_misses_after` seconds.
     Where two backends have the same id, the one that stands first has it.
     """
 
-    def __init__(self, backends: Sequence[Backend], *, ttl: float = 10.0, patience: float = 1.5) -> None:
+    def __init__(
+        self, backends: Sequence[Backend], *, ttl: float = 10.0, patience: float = 1.5, forget_misses_after: float = 1.0
+    ) -> None:
         self.backends = tuple(backends)
         self._ttl = ttl
         self._patience = patience
+        self._forget_misses_after = forget_misses_after
         self._lists: dict[str, list[ModelInfo]] = {}
         self._index: dict[str, tuple[Backend, ModelInfo]] = {}
         self._renewals: dict[str, asyncio.Task[None]] = {}
@@ -38,13 +42,13 @@ class Catalog:
         """The backend that has a model.
 
         Raises:
-            ModelNotFound: no backend lists it; they were asked anew if the lists were older than a second.
+            ModelNotFound: no backend lists it; they were asked anew if `forget_misses_after` seconds had passed.
         """
         if (found := self._index.get(model)) is not None:
             if time.monotonic() - self._asked_at > self._ttl:
                 self._start_renewals()
             return found
-        await self._renew(older_than=1.0)
+        await self._renew(older_than=self._forget_misses_after)
         if (found := self._index.get(model)) is not None:
             return found
         raise ModelNotFound(model)
