@@ -1,7 +1,7 @@
 """Agents: strategies that turn a question into a stream of events.
 
-    from agents import AGENTS, Context
-    async for event in AGENTS["simple"](Context(backend, request)): ...
+from agents import AGENTS, Context
+async for event in AGENTS["simple"](Context(backend, request)): ...
 """
 
 from agents.context import Agent, Context

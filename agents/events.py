@@ -126,9 +126,7 @@ class Failed(Event, frozen=True, tag="failed"):
 
 
 Live = TextDelta | ThoughtDelta | ToolCallDelta | Progress
-Durable = (
-    Asked | Spoke | ToolStarted | ToolFinished | Planned | Voted | Consensus | Log | Answer | Failed
-)
+Durable = Asked | Spoke | ToolStarted | ToolFinished | Planned | Voted | Consensus | Log | Answer | Failed
 AnyEvent = Live | Durable
 
 LIVE = (TextDelta, ThoughtDelta, ToolCallDelta, Progress)

@@ -17,7 +17,7 @@ def new_call_id() -> str:
 
 
 async def speak(context: Context, choice: int = 0) -> AsyncGenerator[AnyEvent, None]:
-    """Lets the model answer once: its text, thoughts and calls as they come, and at the end `Spoke` with the whole turn.
+    """Lets the model answer once: text, thoughts and calls as they come, and at the end `Spoke` with the whole turn.
 
     Raises:
         ModelError: the model could not answer, or broke off.
@@ -74,6 +74,4 @@ class _Calls:
 
     def finished(self) -> tuple[ToolCall, ...]:
         """The calls, in the order of their index."""
-        return tuple(
-            ToolCall(self._ids[i], self._names[i], "".join(self._arguments[i])) for i in sorted(self._ids)
-        )
+        return tuple(ToolCall(self._ids[i], self._names[i], "".join(self._arguments[i])) for i in sorted(self._ids))

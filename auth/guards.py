@@ -1,4 +1,7 @@
-"""Guards: functions that say whether a principal may use a handler."""
+"""Guards: functions that say whether a principal may use a handler.
+
+They are coroutines because Litestar runs any other function in a thread, for each request.
+"""
 
 from typing import Any
 
@@ -15,7 +18,7 @@ ANY = "any"
 """The scope of handlers that every key may use."""
 
 
-def scope(connection: Connection, handler: BaseRouteHandler) -> None:
+async def scope(connection: Connection, handler: BaseRouteHandler) -> None:
     """Lets limited keys only where the handler names one of their scopes: `opt={"scope": "chat"}`.
 
     A guard for the whole application.
@@ -32,7 +35,7 @@ def scope(connection: Connection, handler: BaseRouteHandler) -> None:
     raise InsufficientScope(f"This needs {what}; your API key has {', '.join(sorted(connection.user.scopes))}.")
 
 
-def admin(connection: Connection, handler: BaseRouteHandler) -> None:
+async def admin(connection: Connection, handler: BaseRouteHandler) -> None:
     """Lets admins pass.
 
     Raises:

@@ -448,9 +448,7 @@ class Bench:
         for stream in (False, True):
             self._generate(port, headers, stream, max(self._options.connections))
 
-    def _load(
-        self, port: int, headers: Headers, process: Process, core: int, stream: bool, connections: int
-    ) -> Load:
+    def _load(self, port: int, headers: Headers, process: Process, core: int, stream: bool, connections: int) -> Load:
         load_core = self._options.load_core
         clock, cpu, ours, theirs = time.perf_counter(), process.cpu, busy(core), busy(load_core)
         result = self._generate(port, headers, stream, connections)
@@ -681,7 +679,8 @@ def main() -> int:
             print(f"{name} left out: {why} (see --install and --peers)", file=sys.stderr)
         else:
             names.append(name)
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     os.sched_setaffinity(0, {options.load_core})
     try:
         turns = measure(options, names)

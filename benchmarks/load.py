@@ -155,7 +155,8 @@ class Connection(asyncio.Protocol):
 
 
 def _dechunked(body: bytes) -> bytes:
-    pieces, start = [], 0
+    pieces: list[bytes] = []
+    start = 0
     while True:
         end = body.index(b"\r\n", start)
         size = int(body[start:end], 16)

@@ -1,6 +1,6 @@
 """A canned OpenAI-compatible upstream that costs next to nothing: the same answer for everyone, whole or in 64 chunks.
 
-    python benchmarks/upstream.py --port 9001
+python benchmarks/upstream.py --port 9001
 """
 
 import argparse

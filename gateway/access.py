@@ -1,4 +1,4 @@
-"""Who may call: the parts of `auth`, put together on the database by the settings. For the server and for its commands."""
+"""Who may call: the parts of `auth`, put together by the settings. For the server and for its commands."""
 
 import time
 from collections.abc import Callable

@@ -8,17 +8,19 @@ from contextlib import asynccontextmanager, suppress
 
 from litestar import Litestar
 from litestar.datastructures import State
+from litestar.handlers import HTTPRouteHandler
 from litestar.types import Receive, Scope, Send
 
 from auth import guards
 from auth.middleware import authentication
+from gateway import docs
 from gateway.access import Access
 from gateway.backends import make_backends
 from gateway.edge import Edge
 from gateway.errors import handler
 from gateway.limits import Limits
 from gateway.metrics import Metrics
-from gateway.parts import VERSION, Parts, Probe
+from gateway.parts import Parts, Probe
 from gateway.routes import auth as auth_routes
 from gateway.routes import chat, embeddings, health, models, runs, users
 from gateway.runs import Runs
@@ -87,23 +89,9 @@ def create_app(settings: Settings, secret: str, backends: Sequence[Backend] | No
             await access.purge()
             await database.close()
 
+    handlers = api_handlers(settings)
     app = Litestar(
-        route_handlers=[
-            chat.create_chat_completion,
-            embeddings.create_embeddings,
-            models.list_models,
-            models.retrieve_model,
-            runs.list_runs,
-            runs.retrieve_run,
-            runs.cancel_run,
-            runs.stream_run_events,
-            health.health,
-            health.live,
-            health.ready,
-            *health.status_routes(settings.status_public),
-            *auth_routes.HANDLERS,
-            *users.HANDLERS,
-        ],
+        route_handlers=[*handlers, *docs.routes(handlers)],
         middleware=[authentication(access.identity)],
         guards=[guards.scope],
         exception_handlers={Exception: handler(settings.max_body_bytes)},
@@ -115,6 +103,20 @@ def create_app(settings: Settings, secret: str, backends: Sequence[Backend] | No
     )
     edge = Edge(app, metrics, origins=settings.cors_origins, credentials=settings.cors_credentials)
     return Server(app, edge)
+
+
+def api_handlers(settings: Settings) -> list[HTTPRouteHandler]:
+    """All routes but those of the documentation, which describes them."""
+    return [
+        *chat.HANDLERS,
+        *models.HANDLERS,
+        *embeddings.HANDLERS,
+        *runs.HANDLERS,
+        *auth_routes.HANDLERS,
+        *users.HANDLERS,
+        *health.HANDLERS,
+        *health.status_routes(settings.status_public),
+    ]
 
 
 def _assemble(settings: Settings, database: Database, catalog: Catalog, metrics: Metrics) -> Parts:

@@ -1,27 +1,30 @@
 """The commands of server.py."""
 
 import asyncio
+import os
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from auth.errors import AuthError, NotFound
-from auth.users import User
-from gateway.access import Access
 from gateway.settings import Settings, SettingsError, load
+
+# What costs a second to import is imported by the commands that need it.
+if TYPE_CHECKING:
+    from auth.users import Role, User
+    from gateway.access import Access
 
 
 def main() -> int:
     """Runs the command line; gives the exit code: 0, 1 where something failed, 2 where it was asked wrongly."""
     try:
-        cli.main(prog_name="server.py", standalone_mode=False)
-        return 0
-    except click.exceptions.Exit as exit:
-        return exit.exit_code
+        code: int | None = cli.main(prog_name="server.py", standalone_mode=False)
+        sys.stdout.flush()
+        return code or 0
     except click.ClickException as error:
         error.show()
         return error.exit_code
@@ -30,6 +33,10 @@ def main() -> int:
     except SettingsError as error:
         print(error, file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        # The reader, such as `head`, has what it wanted. What is left in the buffer must go somewhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except AuthError as error:
         print(error.message, file=sys.stderr)
         return 1
@@ -47,10 +54,14 @@ def cli(context: click.Context) -> None:
 def serve() -> None:
     """Serve until stopped."""
     settings, secret = _settings()
+    from gateway.serve import StartError
     from gateway.serve import serve as run
 
-    with _store_errors():
-        run(settings, secret)
+    try:
+        with _store_errors():
+            run(settings, secret)
+    except StartError as error:
+        raise click.ClickException(str(error)) from error
 
 
 @cli.group()
@@ -63,11 +74,11 @@ def users() -> None:
 @click.option("--role", type=click.Choice(["user", "admin"]), default="user", show_default=True)
 @click.option("--no-password", is_flag=True, help="The user can come with an API key only.")
 @click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
-def users_add(name: str, role: Any, no_password: bool, password_stdin: bool) -> None:
+def users_add(name: str, role: "Role", no_password: bool, password_stdin: bool) -> None:
     """Add a user, or give one that exists a new password."""
     password = None if no_password else _password(password_stdin)
 
-    async def work(access: Access) -> None:
+    async def work(access: "Access") -> None:
         try:
             user = await access.users.by_name(name)
         except NotFound:
@@ -86,7 +97,7 @@ def users_add(name: str, role: Any, no_password: bool, password_stdin: bool) -> 
 def users_list() -> None:
     """List all users."""
 
-    async def work(access: Access) -> None:
+    async def work(access: "Access") -> None:
         offset = 0
         while page := await access.users.page(100, offset):
             for user in page:
@@ -102,7 +113,7 @@ def users_list() -> None:
 def users_disable(name: str, enable: bool) -> None:
     """Shut a user out, at once: tokens and API keys too."""
 
-    async def work(access: Access) -> None:
+    async def work(access: "Access") -> None:
         user = await access.users.by_name(name)
         await access.users.update(user.id, disabled=not enable)
         print(f"{user.name} is {'enabled' if enable else 'disabled'}")
@@ -123,7 +134,7 @@ def keys() -> None:
 def keys_create(user: str, name: str, scopes: tuple[str, ...], days: float | None) -> None:
     """Create an API key for USER, called NAME. It is printed once."""
 
-    async def work(access: Access) -> None:
+    async def work(access: "Access") -> None:
         owner = await access.users.by_name(user)
         expires_at = time.time() + days * 86400 if days else None
         key, secret = await access.keys.create(owner.id, name, scopes, expires_at)
@@ -137,7 +148,7 @@ def keys_create(user: str, name: str, scopes: tuple[str, ...], days: float | Non
 def keys_list(user: str | None) -> None:
     """List the API keys of USER, or of all users."""
 
-    async def work(access: Access) -> None:
+    async def work(access: "Access") -> None:
         owners = [await access.users.by_name(user)] if user else await _all_users(access)
         for owner in owners:
             for key in await access.keys.of_user(owner.id):
@@ -153,7 +164,7 @@ def keys_list(user: str | None) -> None:
 def keys_revoke(key_id: str) -> None:
     """Revoke an API key, at once."""
 
-    async def work(access: Access) -> None:
+    async def work(access: "Access") -> None:
         await access.keys.revoke(key_id)
         print(f"{key_id} is revoked")
 
@@ -163,10 +174,11 @@ def keys_revoke(key_id: str) -> None:
 @cli.command()
 def models() -> None:
     """List the models of all backends."""
-    settings, _ = _settings()
+    settings = load()
     from gateway.doctor import list_models
 
-    asyncio.run(list_models(settings))
+    if not asyncio.run(list_models(settings)):
+        raise click.exceptions.Exit(1)
 
 
 @cli.command()
@@ -182,21 +194,29 @@ def doctor() -> None:
 @cli.command()
 def openapi() -> None:
     """Print the OpenAPI document."""
-    from gateway.docs import document
+    from gateway.app import api_handlers
+    from gateway.openapi import document
 
-    sys.stdout.buffer.write(document() + b"\n")
+    sys.stdout.buffer.write(document(api_handlers(load())) + b"\n")
 
 
 def _settings() -> tuple[Settings, str]:
+    """The settings, with a database that can be one, and the secret."""
     from gateway.secret import load_secret
+    from gateway.store.database import StoreError, database_url, open_engine
 
     settings = load()
+    try:
+        open_engine(database_url(settings.database))
+    except StoreError as error:
+        raise SettingsError(f"DATABASE_URL: {error}") from error
     return settings, load_secret(settings)
 
 
-def _with_access(work: Callable[[Access], Awaitable[None]]) -> None:
+def _with_access(work: Callable[["Access"], Awaitable[None]]) -> None:
     """Runs some work on the users and keys of the database, brought up to date."""
     settings, secret = _settings()
+    from gateway.access import Access
     from gateway.store.database import Database, migrate
 
     async def run() -> None:
@@ -223,7 +243,7 @@ def _store_errors() -> Iterator[None]:
         raise click.ClickException(str(error)) from error
 
 
-async def _all_users(access: Access) -> list[User]:
+async def _all_users(access: "Access") -> "list[User]":
     found: list[User] = []
     while page := await access.users.page(100, len(found)):
         found += page

@@ -1,106 +1,166 @@
 """`doctor`: what is wrong with this installation, and how to mend it. `models`: what the backends have."""
 
-import asyncio
 import os
 import shutil
 import socket
-from collections.abc import Callable
+import sys
 from contextlib import suppress
+from pathlib import Path
+
+from sqlalchemy.exc import DBAPIError
 
 from gateway.backends import make_backends
-from gateway.secret import load_secret, secret_file
+from gateway.parts import Probe
+from gateway.secret import find_secret, secret_file
+from gateway.serve import StartError, bind
 from gateway.settings import Settings, SettingsError
-from gateway.store.database import StoreError, migrate
+from gateway.store.database import HEAD, Database, StoreError, database_url, explain, read_version
 from models.backend import Health, ModelError
+from models.catalog import Catalog
 
-LOW_DISK = 1024**3
+LOW_DISK = 256 * 1024**2
 """Bytes of free disk below which the doctor warns."""
 
 
 async def examine(settings: Settings) -> bool:
-    """Prints a line for each check, with a hint below each that failed; True where nothing hinders serving."""
-    checks: list[tuple[str, Callable[[], Health]]] = [
-        ("data folder", lambda: _folder(settings)),
-        ("secret", lambda: _secret(settings)),
-        ("database", lambda: _database(settings)),
-        ("port", lambda: _port(settings)),
+    """Prints a line for each check, with a hint below each that failed; True where there is nothing to mend.
+
+    It only looks: no folder, secret or database is made.
+    """
+    checks = [
+        ("data folder", _folder(settings)),
+        ("secret", _secret(settings)),
+        ("database", await _database(settings)),
+        ("port", _port(settings)),
     ]
-    results = [(name, await asyncio.to_thread(check)) for name, check in checks]
-    for name, health in results:
+    for name, health in checks:
         _print(name, health)
-    answering = 0
-    for backend in make_backends(settings):
-        health = await backend.check()
-        answering += health.ok
-        _print(f"backend {backend.name}", health)
-        await backend.close()
-    if not answering:
-        print("No backend answers: there would be nothing to ask.")
-    return bool(answering) and all(health.ok for _, health in results)
+    return await _examine_backends(settings) and all(health.ok for _, health in checks)
 
 
-async def list_models(settings: Settings) -> None:
-    """Prints the models of each backend."""
+async def list_models(settings: Settings) -> bool:
+    """Prints the models of each backend; False where there are none."""
+    found = 0
     for backend in make_backends(settings):
         try:
             for info in await backend.models():
                 able = " ".join(sorted(info.capabilities)) if info.capabilities is not None else "?"
                 print(f"{info.id}  {backend.name}  context {info.context or '?'}  [{able}]")
+                found += 1
         except ModelError as error:
-            print(f"# {backend.name}: {error.message}")
+            print(f"{backend.name}: {error.message}", file=sys.stderr)
         finally:
             await backend.close()
+    return found > 0
 
 
-def _print(name: str, health: Health) -> None:
-    print(f"{'ok  ' if health.ok else 'FAIL'}  {name}: {health.detail}")
+async def _examine_backends(settings: Settings) -> bool:
+    """One backend must answer. Others may be missing where nobody asked for them: Ollama is looked for by default."""
+    catalog = Catalog(make_backends(settings))
+    try:
+        found = await Probe(catalog, patience=10).health()
+    finally:
+        await catalog.close()
+    asked_for = {"backends", "ollama_host"} & settings.model_fields_set
+    well = True
+    for name, health in found.items():
+        optional = name == "ollama" and not health.ok and not asked_for
+        _print(f"backend {name}", Health(health.ok and not health.hint, health.detail, health.hint), optional=optional)
+        well &= optional or (health.ok and not health.hint)
+    if not any(health.ok for health in found.values()):
+        print("No backend answers: there would be nothing to ask.")
+        return False
+    return well
+
+
+def _print(name: str, health: Health, *, optional: bool = False) -> None:
+    mark = "ok" if health.ok else "none" if optional else "FAIL"
+    print(f"{mark:4}  {name}: {health.detail}")
     if not health.ok and health.hint:
         print(f"      {health.hint}")
 
 
 def _folder(settings: Settings) -> Health:
     folder = settings.data_directory
-    parent = next(path for path in (folder, *folder.resolve().parents) if path.exists())
-    if not os.access(parent, os.W_OK | os.X_OK):
-        return Health(False, f"{folder} cannot be written", f"chown or chmod {parent}, or set DATA_DIRECTORY")
-    free = shutil.disk_usage(parent).free
+    nearest = next(path for path in (folder, *folder.resolve().parents) if path.exists())
+    if not nearest.is_dir():
+        return Health(False, f"{nearest} is no folder", "move it away, or set DATA_DIRECTORY")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        return Health(False, f"{folder} cannot be written", f"chown or chmod {nearest}, or set DATA_DIRECTORY")
+    free = shutil.disk_usage(nearest).free
     if free < LOW_DISK:
-        return Health(False, f"only {free // 1024**2} MiB are free", "make room, or set DATA_DIRECTORY to a larger disk")
-    return Health(True, f"{folder}, {free // 1024**3} GiB free")
+        hint = "make room, or set DATA_DIRECTORY to a larger disk"
+        return Health(False, f"{folder}: only {free // 1024**2} MiB are free", hint)
+    there = "" if folder.exists() else "is made at the first start, "
+    return Health(True, f"{folder}, {there}{free / 1024**3:.1f} GiB free")
 
 
 def _secret(settings: Settings) -> Health:
+    file = secret_file(settings)
     try:
-        load_secret(settings)
+        secret = find_secret(settings)
     except SettingsError as error:
-        return Health(False, str(error), "set SECRET_KEY (openssl rand -hex 32), or remove the file to have one made")
+        return Health(False, str(error), f"set SECRET_KEY, or remove {file}: a new secret ends all logins and API keys")
     if settings.secret_key is not None:
         return Health(True, "from the environment")
-    file = secret_file(settings)
+    if secret is None and (database := _database_file(settings)) is not None and database.exists():
+        hint = "bring it back from a backup; with a new secret all logins and API keys are void"
+        return Health(False, f"{file} is missing, but there is a database", hint)
+    if secret is None:
+        return Health(True, f"{file} is made at the first start")
     if (mode := file.stat().st_mode & 0o777) & 0o077:
         return Health(False, f"{file} can be read by others (mode {mode:o})", f"chmod 600 {file}")
     return Health(True, str(file))
 
 
-def _database(settings: Settings) -> Health:
+async def _database(settings: Settings) -> Health:
+    hint = "check DATABASE_URL, the folder's permissions and the disk"
     try:
-        migrate(settings.database)
+        url = database_url(settings.database)
+        if (file := _database_file(settings)) is not None and not file.exists():
+            return Health(True, f"{file} is made at the first start")
+        version = await read_version(url)
+        await _try_to_write(settings)
     except StoreError as error:
-        return Health(False, str(error), "check DATABASE_URL, the folder's permissions and the disk")
-    return Health(True, "up to date")
+        return Health(False, str(error), hint)
+    except (OSError, DBAPIError) as error:
+        return Health(False, explain(url, error), hint)
+    if version == HEAD:
+        return Health(True, "up to date")
+    if version is not None and version > HEAD:
+        return Health(False, f"written by a newer version of Drover ({version})", "update Drover, or restore a backup")
+    return Health(True, "is brought up to date at the next start")
+
+
+async def _try_to_write(settings: Settings) -> None:
+    """Opens a transaction that may write, and writes nothing."""
+    database = Database(settings.database)
+    try:
+        async with database.exclusive():
+            pass
+    finally:
+        await database.close()
+
+
+def _database_file(settings: Settings) -> Path | None:
+    """The file of a SQLite database; None for another, or one that cannot be one."""
+    with suppress(StoreError):
+        url = database_url(settings.database)
+        if url.get_backend_name() == "sqlite" and url.database:
+            return Path(url.database)
+    return None
 
 
 def _port(settings: Settings) -> Health:
     where = f"{settings.server_host}:{settings.server_port}"
-    family = socket.AF_INET6 if ":" in settings.server_host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((settings.server_host, settings.server_port))
-        except OSError as error:
-            holder = "Drover is running there" if _is_drover(settings) else "something else has it"
-            hint = "nothing to do if that is the server you mean; else stop it, or set SERVER_PORT"
-            return Health(holder.startswith("Drover"), f"{where}: {os.strerror(error.errno or 0)}; {holder}", hint)
+    try:
+        bind(settings).close()
+    except SettingsError as error:
+        return Health(False, str(error), "set SERVER_HOST to an address of this machine, or to 0.0.0.0 for all")
+    except StartError as error:
+        if _is_drover(settings):
+            return Health(True, f"{where}: Drover is running there")
+        return Health(False, str(error), "it is not Drover; see what it is: ss -ltnp")
     return Health(True, f"{where} is free")
 
 
@@ -108,5 +168,5 @@ def _is_drover(settings: Settings) -> bool:
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.server_host, settings.server_host)
     with suppress(OSError), socket.create_connection((host, settings.server_port), timeout=2) as connection:
         connection.sendall(b"GET /health/live HTTP/1.0\r\n\r\n")
-        return b"req_" in connection.recv(2048)
+        return b"x-request-id: req_" in connection.recv(2048)
     return False

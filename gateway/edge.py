@@ -1,21 +1,23 @@
 """The edge: what holds for every response, errors of the web framework included.
 
-A request id, security headers, CORS, HEAD for every GET, one log line, and the request's metrics. A plain ASGI wrapper around the
-application, so that nothing can be answered without it.
+A request id, security headers, CORS, HEAD for every GET, an end to bodies that never end, one log line, and the
+request's metrics. A plain ASGI wrapper around the application, so that nothing can be answered without it.
 """
 
+import asyncio
 import logging
-import secrets
 import time
 from typing import Any
 
 import structlog
-from litestar.types import ASGIApp, Message, Receive, Scope, Send
+from litestar.types import ASGIApp, Message, Receive, Send
 
+from gateway.errors import cancelled, stalled
+from gateway.ids import new_id
 from gateway.metrics import Metrics
 from gateway.runs import Run
 
-access_log: Any = structlog.get_logger("drover.access")
+access_log: Any = structlog.get_logger()
 logger = logging.getLogger(__name__)
 
 SECURITY = [
@@ -34,21 +36,31 @@ class Edge:
     Args:
         origins: origins whose pages may call; `*` for all.
         credentials: whether they may send cookies.
+        patience: seconds that a request's body may pause.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, *, origins: tuple[str, ...], credentials: bool) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        *,
+        origins: tuple[str, ...],
+        credentials: bool,
+        patience: float = 60.0,
+    ) -> None:
         self._app = app
         self._metrics = metrics
         self._origins = frozenset(origin.encode() for origin in origins)
         self._credentials = credentials
+        self._patience = patience
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         began = time.monotonic()
-        request_id = "req_" + secrets.token_urlsafe(18)
-        state: dict[str, Any] = scope.setdefault("state", {})  # type: ignore[typeddict-item]
+        request_id = new_id("req_")
+        state: dict[str, Any] = scope.setdefault("state", {})
         state["request_id"] = request_id
         headers = [(b"x-request-id", request_id.encode()), *SECURITY]
         if scope["scheme"] == "https":
@@ -57,20 +69,23 @@ class Edge:
         if origin:
             headers += self._cors(origin)
         method = scope["method"]
-        if method == "OPTIONS" and _header(scope, b"access-control-request-method"):
+        if method == "OPTIONS":
             await self._preflight(scope, headers, allowed=bool(origin), send=send)
             return
         status = 0
-        head = _Head(receive, send) if method == "HEAD" else None
-        if head is not None:
-            scope["method"] = "GET"  # type: ignore[typeddict-item]
+        if method == "HEAD":
+            head = _Head(receive, send)
+            # A copy: uvicorn reads the method again when it is sent the answer.
+            scope = {**scope, "method": "GET"}
             receive, send = head.receive, head.send
+        elif method != "GET":
+            receive = _Upload(receive, self._patience).receive
 
         async def add_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], *headers]  # type: ignore[typeddict-item]
+                message["headers"] = [*message["headers"], *headers]
             await send(message)
 
         try:
@@ -78,7 +93,7 @@ class Edge:
         finally:
             self._account(scope, method, status, time.monotonic() - began)
 
-    def _allowed_origin(self, scope: Scope) -> bytes | None:
+    def _allowed_origin(self, scope: Any) -> bytes | None:
         if not self._origins:
             return None
         origin = _header(scope, b"origin")
@@ -94,10 +109,9 @@ class Edge:
             headers.append((b"access-control-allow-credentials", b"true"))
         return headers
 
-    async def _preflight(
-        self, scope: Scope, headers: list[tuple[bytes, bytes]], *, allowed: bool, send: Send
-    ) -> None:
-        """Answers a browser's question before its request; never asks who it is. A foreign origin gets no CORS headers."""
+    async def _preflight(self, scope: Any, headers: list[tuple[bytes, bytes]], *, allowed: bool, send: Send) -> None:
+        """Answers a browser's question before its request; never asks who it is. A foreign origin learns nothing."""
+        headers = [*headers, (b"allow", METHODS)]
         if allowed:
             wanted = _header(scope, b"access-control-request-headers") or b"authorization, content-type"
             headers += [
@@ -108,12 +122,13 @@ class Edge:
         await send({"type": "http.response.start", "status": 204, "headers": headers})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    def _account(self, scope: Scope, method: str, status: int, seconds: float) -> None:
-        state: dict[str, Any] = scope["state"]  # type: ignore[typeddict-item]
+    def _account(self, scope: Any, method: str, status: int, seconds: float) -> None:
+        state: dict[str, Any] = scope["state"]
         route = str(scope.get("path_template") or "(none)")
         self._metrics.request(method, route, status, seconds)
         access_log.info(
             "request",
+            logger="drover.access",
             request_id=state["request_id"],
             method=method,
             route=route,
@@ -124,7 +139,7 @@ class Edge:
         )
 
 
-def _who(scope: Scope) -> dict[str, Any]:
+def _who(scope: Any) -> dict[str, Any]:
     principal = scope.get("user")
     return {"user": principal.user_id, "key": principal.key_id} if principal is not None else {}
 
@@ -155,12 +170,33 @@ class _Head:
         return {"type": "http.disconnect"} if self._ended else await self._receive()
 
     async def send(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            await self._send(message)
-        elif not self._ended:
+        if not self._ended:
             self._ended = True
+            await self._send(message)
             await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-def _header(scope: Scope, name: bytes) -> bytes | None:
+class _Upload:
+    """A request's body, which must come without long pauses; who leaves in the middle of it is sent no answer."""
+
+    def __init__(self, receive: Receive, patience: float) -> None:
+        self._receive = receive
+        self._patience = patience
+        self._complete = False
+
+    async def receive(self) -> Any:
+        if self._complete:
+            return await self._receive()
+        try:
+            async with asyncio.timeout(self._patience):
+                message = await self._receive()
+        except TimeoutError as error:
+            raise stalled(self._patience) from error
+        if message["type"] == "http.disconnect":
+            raise cancelled()
+        self._complete = not message.get("more_body", False)
+        return message
+
+
+def _header(scope: Any, name: bytes) -> bytes | None:
     return next((value for key, value in scope["headers"] if key == name), None)

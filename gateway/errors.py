@@ -1,9 +1,11 @@
 """Errors: every failure becomes OpenAI's error object here, and nowhere else.
 
-The table is that of OpenAI's own API: status, `type`, `code` and `param` decide whether an SDK retries, and what it shows.
+The table is that of OpenAI's own API: status, `type`, `code` and `param` decide whether an SDK retries, and what it
+shows.
 """
 
 import logging
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -11,6 +13,7 @@ from typing import Any, TypeVar
 import msgspec
 from litestar import MediaType, Request, Response
 from litestar.exceptions import HTTPException
+from litestar.handlers import HTTPRouteHandler
 from msgspec import Struct
 
 from auth.errors import AuthError
@@ -26,6 +29,9 @@ from models.backend import (
 )
 
 logger = logging.getLogger(__name__)
+
+MAX_MESSAGE = 2000
+"""Characters of an error's message. Some repeat what was sent or what an upstream answered, and that may be a page."""
 
 NO_RETRY = {"x-should-retry": "false"}
 """OpenAI's SDKs send a failed request twice more unless this header forbids it."""
@@ -61,7 +67,7 @@ class ApiError(Exception):
     ) -> None:
         super().__init__(message)
         self.status = status
-        self.error = ErrorObject(message, type, param, code)
+        self.error = ErrorObject(message[:MAX_MESSAGE], type, param, code)
         self.headers = dict(headers or {})
 
     @property
@@ -81,9 +87,9 @@ def not_found(message: str, code: str = "not_found", param: str | None = None) -
 
 
 def rate_limited(message: str, retry_after: float, headers: Mapping[str, str] | None = None) -> ApiError:
-    """429 that says when to come back. Over 60 s is ignored by older SDKs, over 120 s ends the retries of newer ones."""
+    """429 that says when to come back. Older SDKs ignore more than 60 s; with more than 120 s newer ones give up."""
     wait = min(max(retry_after, 0.05), 60.0)
-    timing = {"retry-after": str(max(1, round(wait))), "retry-after-ms": str(round(wait * 1000))}
+    timing = {"retry-after": str(math.ceil(wait)), "retry-after-ms": str(math.ceil(wait * 1000))}
     return ApiError(
         429, message, type="rate_limit_error", code="rate_limit_exceeded", headers={**timing, **(headers or {})}
     )
@@ -118,6 +124,12 @@ def store_unavailable() -> ApiError:
     )
 
 
+def stalled(seconds: float) -> ApiError:
+    """400: a body broke off. Not 408, which SDKs would send again twice. The connection is of no more use."""
+    message = f"The request's body stopped coming for {seconds:g} seconds."
+    return ApiError(400, message, code="body_timeout", headers={"connection": "close"})
+
+
 def internal() -> ApiError:
     """500: our own fault. Says nothing of the cause; the log has it under the same request id."""
     message = "The server had an error while processing your request. Please give the x-request-id when you report it."
@@ -134,9 +146,7 @@ def from_model(error: ModelError) -> ApiError:
         case Busy():
             return rate_limited(error.message, error.retry_after)
         case Unavailable():
-            return ApiError(
-                503, error.message, type="server_error", code=error.code, headers={"retry-after": "2"}
-            )
+            return ApiError(503, error.message, type="server_error", code=error.code, headers={"retry-after": "2"})
         case BackendTimeout():
             return ApiError(504, error.message, type="timeout_error", code=error.code, headers=NO_RETRY)
         case BackendFailed() | ModelError():
@@ -146,6 +156,7 @@ def from_model(error: ModelError) -> ApiError:
 _PATH = re.compile(r" - at `\$\.?(.*)`$")
 _MISSING = re.compile(r"missing required field `(\w+)`")
 _UNKNOWN = re.compile(r"contains unknown field `(\w+)`")
+_OF_VALUE = re.compile(r"Invalid (enum )?value|[<>]=? \d|length|matching regex|out of range")
 
 
 def from_validation(error: msgspec.ValidationError) -> ApiError:
@@ -153,18 +164,24 @@ def from_validation(error: msgspec.ValidationError) -> ApiError:
     text = str(error)
     path = match.group(1) if (match := _PATH.search(text)) else ""
     text = _PATH.sub("", text)
-    code = "invalid_type"
     if missing := _MISSING.search(text):
-        path, code = _join(path, missing[1]), "missing_required_parameter"
-        text = f"Missing required parameter: '{path}'."
-    elif unknown := _UNKNOWN.search(text):
-        path, code = _join(path, unknown[1]), "unknown_parameter"
-        text = f"Unknown parameter: '{path}'."
-    elif re.search(r"Invalid (enum )?value|[<>]=? \d|length|matching regex|out of range", text):
-        code = "invalid_value"
-    if path and code in ("invalid_type", "invalid_value"):
-        text = f"Invalid value for '{path}': {text[0].lower()}{text[1:]}."
-    return bad_request(text, path or None, code)
+        path = _join(path, missing[1])
+        return bad_request(f"Missing required parameter: '{path}'.", path, "missing_required_parameter")
+    if unknown := _UNKNOWN.search(text):
+        path = _join(path, unknown[1])
+        return bad_request(f"Unknown parameter: '{path}'.", path, "unknown_parameter")
+    return _invalid(path, text) if path else unparsable()
+
+
+def _invalid(path: str, text: str) -> ApiError:
+    """A value that is not what it must be; `text` is msgspec's."""
+    code = "invalid_value" if _OF_VALUE.search(text) else "invalid_type"
+    return bad_request(f"Invalid value for '{path}': {text[0].lower()}{text[1:]}.", path, code)
+
+
+def unparsable() -> ApiError:
+    """400: the body is no JSON object."""
+    return bad_request("We could not parse the JSON body of your request.", code=None)
 
 
 def _join(path: str, name: str) -> str:
@@ -181,26 +198,31 @@ def decode(decoder: "msgspec.json.Decoder[T]", body: bytes) -> T:
         ApiError: 400, it is not JSON (bad UTF-8 and endless nesting are not), or not of the type.
     """
     try:
-        return decoder.decode(body)
+        # As text: in fields that it does not know, msgspec passes over bad UTF-8.
+        return decoder.decode(body.decode())
     except msgspec.ValidationError as error:
         raise from_validation(error) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise bad_request("We could not parse the JSON body of your request.", code=None) from error
+        raise unparsable() from error
 
 
-def from_http(error: HTTPException, method: str, path: str, limit: int) -> ApiError:
-    """What an exception of the web framework is to the caller. `limit` is the largest body in bytes."""
+def from_http(error: HTTPException, method: str, path: str, limit: int) -> ApiError | None:
+    """What an exception of the web framework is to the caller; None: a bug. `limit` is the largest body in bytes."""
     headers = dict(error.headers or {})
     match error.status_code:
         case 404:
             return ApiError(404, f"Unknown request URL: {method} {path}. {hint(path)}".strip(), code="unknown_url")
         case 405:
             message = f"Not allowed to {method} on {path}. {hint(path)}".strip()
+            # The edge answers HEAD wherever the application answers GET.
+            headers = {name: value.replace("GET", "GET, HEAD") for name, value in headers.items()}
             return ApiError(405, message, code="method_not_supported", headers=headers)
         case 413:
             return ApiError(413, f"The request is larger than {limit} bytes.", code="request_too_large")
+        case 400 if isinstance(error.extra, list) and error.extra:
+            return _invalid(error.extra[0]["key"], error.extra[0]["message"])
         case status if status >= 500:
-            return internal()
+            return None
         case status:
             return ApiError(status, error.detail or "The request is invalid.", code=None, headers=headers)
 
@@ -209,7 +231,7 @@ def hint(path: str) -> str:
     """The likely right address for a mistyped one."""
     if "/v1/v1" in path:
         return "The base URL already ends in /v1: use it once."
-    if path.startswith("/api/tags") or path.startswith("/api/generate"):
+    if path.startswith(("/api/tags", "/api/generate")):
         return "This is an OpenAI-compatible server: use /v1/models and /v1/chat/completions."
     return ""
 
@@ -240,11 +262,16 @@ def to_api_error(error: Exception, method: str = "", path: str = "", limit: int 
 
 
 def handler(limit: int) -> Callable[[Request[Any, Any, Any], Exception], Response[ErrorBody]]:
-    """The application's exception handler. A bug is logged once, here, with its request id."""
+    """The application's exception handler. A bug is logged once, here, with its request id.
+
+    Args:
+        limit: the largest body in bytes, where a route has no limit of its own.
+    """
 
     def handle(request: Request[Any, Any, Any], error: Exception) -> Response[ErrorBody]:
-        path = request.scope["path"]
-        api_error = to_api_error(error, request.method, path, limit)
+        path, route = request.scope["path"], request.scope.get("route_handler")
+        own = route.resolve_request_max_body_size() if isinstance(route, HTTPRouteHandler) else None
+        api_error = to_api_error(error, request.method, path, own or limit)
         if isinstance(error, StoreError):
             logger.error("the database refuses: %s", error)
         if api_error is None:

@@ -41,11 +41,15 @@ class Limits:
         headers: dict[str, str] = {}
         if self._streams and self._open[caller] >= self._streams:
             raise rate_limited(f"Rate limit reached: {self._streams} answers at once. Wait for one to end.", 1.0)
-        if self._tokens is not None:
-            await self._check(self._tokens, caller, "tokens", headers, cost=0)
-        if self._requests is not None:
-            await self._check(self._requests, caller, "requests", headers, cost=1)
-        self._open[caller] += 1
+        self._open[caller] += 1  # before anything is awaited: of many at once, no more than allowed must pass
+        try:
+            if self._tokens is not None:
+                await self._check(self._tokens, caller, "tokens", headers, cost=0)
+            if self._requests is not None:
+                await self._check(self._requests, caller, "requests", headers, cost=1)
+        except BaseException:
+            self.leave(caller, 0)
+            raise
         return headers
 
     def leave(self, caller: str, tokens: int) -> None:
@@ -64,9 +68,7 @@ class Limits:
         if cost := min(tokens, left):
             await self._limiter.hit(item, caller, cost=cost)
 
-    async def _check(
-        self, item: RateLimitItem, caller: str, unit: str, headers: dict[str, str], cost: int
-    ) -> None:
+    async def _check(self, item: RateLimitItem, caller: str, unit: str, headers: dict[str, str], cost: int) -> None:
         allowed = await self._limiter.hit(item, caller, cost=1) if cost else await self._limiter.test(item, caller)
         stats = await self._limiter.get_window_stats(item, caller)
         wait = max(stats.reset_time - time.time(), 0.0)

@@ -1,6 +1,8 @@
 """Metrics in Prometheus' text format."""
 
 from collections.abc import Callable, Iterable
+from functools import cache
+from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -36,34 +38,58 @@ class Metrics:
             registry=self._registry,
         )
         self._tokens = Counter(
-            "drover_tokens", "Tokens: prompt, of these cached, and completion.", (*labels, "kind"), registry=self._registry
+            "drover_tokens",
+            "Tokens: prompt, of these cached, and completion.",
+            (*labels, "kind"),
+            registry=self._registry,
         )
         self._running = Gauge("drover_runs_running", "Runs under way.", registry=self._registry)
         self._registry.register(_Queues(queues))
-        self._children: dict[tuple[str, ...], tuple[Counter, Histogram]] = {}
+        self._of_request = cache(self._children_of_request)
+        self._of_run = cache(self._children_of_run)
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
         """Counts a request that was answered. `route` is the route's template, so that labels stay few."""
-        key = (method, route, str(status))
-        if (found := self._children.get(key)) is None:
-            found = self._children[key] = (self._requests.labels(*key), self._duration.labels(route))
-        found[0].inc()
-        found[1].observe(seconds)
+        requests, duration = self._of_request(method, route, status)
+        requests.inc()
+        duration.observe(seconds)
 
     def run(self, record: RunRecord) -> None:
         """Counts a run that has ended."""
-        labels = (record.mode, record.model)
-        self._runs.labels(*labels, record.status).inc()
+        children = self._of_run(record.mode, record.model, record.status)
+        children.ended.inc()
         if record.first_token_ms is not None:
-            self._first_token.labels(*labels).observe(record.first_token_ms / 1000)
-        self._tokens.labels(*labels, "prompt").inc(record.prompt_tokens)
-        self._tokens.labels(*labels, "cached").inc(record.cached_tokens)
-        self._tokens.labels(*labels, "completion").inc(record.completion_tokens)
+            children.first_token.observe(record.first_token_ms / 1000)
+        children.prompt.inc(record.prompt_tokens)
+        if record.cached_tokens:
+            children.cached.inc(record.cached_tokens)
+        children.completion.inc(record.completion_tokens)
+
+    def _children_of_request(self, method: str, route: str, status: int) -> tuple[Counter, Histogram]:
+        return self._requests.labels(method, route, str(status)), self._duration.labels(route)
+
+    def _children_of_run(self, mode: str, model: str, status: str) -> "_RunMetrics":
+        labels = (mode, model)
+        return _RunMetrics(
+            self._runs.labels(*labels, status),
+            self._first_token.labels(*labels),
+            *(self._tokens.labels(*labels, kind) for kind in ("prompt", "cached", "completion")),
+        )
 
     def text(self, running: int) -> bytes:
         """All metrics, for a scraper."""
         self._running.set(running)
         return generate_latest(self._registry)
+
+
+class _RunMetrics(NamedTuple):
+    """The counters of one mode, model and status: looking them up costs more than counting."""
+
+    ended: Counter
+    first_token: Histogram
+    prompt: Counter
+    cached: Counter
+    completion: Counter
 
 
 class _Queues(Collector):

@@ -13,8 +13,8 @@ DEFAULT = "simple"
 def choose(body: ChatRequest, headers: Mapping[str, str], catalog: Catalog) -> tuple[str, str]:
     """The agent's name, and the model's id without prefix; empty where the request names an agent only.
 
-    An exact model id wins; else the part before the first `/` is an agent if it is the name of one, so that `hf.co/org/repo:Q4`
-    stays a model.
+    An exact model id wins; else the part before the first `/` is an agent if it is the name of one, so that
+    `hf.co/org/repo:Q4` stays a model.
 
     Raises:
         ApiError: 400, the request names no model, an agent that does not exist, or two different ones.
@@ -47,8 +47,8 @@ def split(name: str, catalog: Catalog) -> tuple[str, str]:
 def is_background(body: ChatRequest, headers: Mapping[str, str]) -> bool:
     """Whether a chat UI asks for a title, tags or the like, for which no agent should be set to work.
 
-    Open WebUI sends these to the same model as one message that begins `### Task:`; its own retrieval prompt begins so too, but is
-    streamed. The header can be set up there as `X-OpenWebUI-Task: {{TASK}}`.
+    Open WebUI sends these to the same model as one message that begins `### Task:`; its own retrieval prompt begins so
+    too, but is streamed. The header can be set up there as `X-OpenWebUI-Task: {{TASK}}`.
     """
     if headers.get("x-openwebui-task"):
         return True

@@ -41,7 +41,7 @@ class Parts(Struct):
     """Set at SIGTERM: no new work, and not ready."""
 
     async def default_model(self) -> ModelInfo | None:
-        """The model for a request that names none: the one that was set, else the first that is not the built-in one."""
+        """The model for a request that names none: the one that was set, else the first that is not built in."""
         models = await self.catalog.models()
         if wanted := self.settings.default_model:
             return next((info for info in models if info.id == wanted), None)
@@ -88,21 +88,20 @@ def parts_of(request: Request[Any, Any, Any]) -> Parts:
     return parts
 
 
-async def unless_gone(request: Request[Any, Any, Any], work: Coroutine[Any, Any, T]) -> T:
+async def unless_gone(request: Request[Any, Any, Any], work: asyncio.Task[T]) -> T:
     """The result of some work, which is cancelled when the client leaves first. The body must have been read.
 
     Raises:
         ApiError: the client has gone; nobody will read it.
     """
-    task = asyncio.ensure_future(work)
-    watch = asyncio.ensure_future(disconnected(request.receive))
+    watch = asyncio.create_task(disconnected(request.receive))
     try:
-        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
+        await asyncio.wait({work, watch}, return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
             raise cancelled()
-        return task.result()
+        return work.result()
     finally:
         watch.cancel()
-        if not task.done():
-            task.cancel()
-            await asyncio.wait({task})
+        if not work.done():
+            work.cancel()
+            await asyncio.wait({work})

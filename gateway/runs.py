@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
@@ -11,6 +10,7 @@ from msgspec import Struct
 
 from agents.events import LIVE, Answer, AnyEvent, Asked, Failed, Spoke, encode
 from gateway.errors import ApiError, cancelled, internal, shutting_down, timed_out, to_api_error
+from gateway.ids import new_id
 from gateway.store.runs import EventRecord, Recorder, RunRecord, Status
 from models.messages import Usage
 
@@ -33,8 +33,10 @@ class Run:
     `events` holds all of them, live ones too, until the run is forgotten; `seq` counts the durable ones only.
     """
 
-    def __init__(self, origin: Origin, recorder: Recorder) -> None:
-        self.id = "run_" + secrets.token_urlsafe(18)
+    def __init__(
+        self, origin: Origin, asked: Asked, events: AsyncIterator[AnyEvent], recorder: Recorder, timeout: float
+    ) -> None:
+        self.id = new_id("run_")
         self.origin = origin
         self.created_at = time.time()
         self.events: list[AnyEvent] = []
@@ -48,8 +50,12 @@ class Run:
         self._began = time.monotonic()
         self._recorder = recorder
         self._waiters: list[asyncio.Future[None]] = []
-        self._task: asyncio.Task[None] | None = None
         self._end: ApiError | None = None
+        recorder.run(self.record)
+        self.append(asked)
+        self.task = asyncio.create_task(self._pull(events, timeout), name=self.id)
+        """Pulls the events. It ends with the run, when all that was held is given back, and raises nothing."""
+        self.task.add_done_callback(self._settle)
 
     @property
     def ended(self) -> bool:
@@ -78,13 +84,6 @@ class Run:
             self.stop_reason,
             self.error.error.code if self.error else None,
         )
-
-    def begin(self, asked: Asked, events: AsyncIterator[AnyEvent], timeout: float) -> None:
-        """Starts the task that pulls the events. `timeout` in seconds."""
-        self._recorder.run(self.record)
-        self.append(asked)
-        self._task = asyncio.create_task(self._pull(events, timeout), name=self.id)
-        self._task.add_done_callback(self._settle)
 
     def append(self, event: AnyEvent) -> None:
         """Adds an event to the log and wakes the readers."""
@@ -127,14 +126,9 @@ class Run:
 
     def stop(self, reason: ApiError) -> None:
         """Ends the run for a reason, which its readers are told. Returns at once; the backend is closed soon after."""
-        if self._task is not None and not self._task.done() and self._end is None:
+        if not self.task.done() and self._end is None:
             self._end = reason
-            self._task.cancel()
-
-    async def wait(self) -> None:
-        """Returns when the run has ended and all that it held is given back."""
-        if self._task is not None:
-            await asyncio.wait([self._task])
+            self.task.cancel()
 
     async def _pull(self, events: AsyncIterator[AnyEvent], timeout: float) -> None:
         try:
@@ -193,9 +187,7 @@ class Runs:
         self._live: dict[str, Run] = {}
         self._draining = False
 
-    def start(
-        self, origin: Origin, asked: Asked, events: AsyncIterator[AnyEvent], ended: Callable[[Run], None]
-    ) -> Run:
+    def start(self, origin: Origin, asked: Asked, events: AsyncIterator[AnyEvent], ended: Callable[[Run], None]) -> Run:
         """Puts an agent's events to work. `ended` is called when the run is over.
 
         Raises:
@@ -203,12 +195,10 @@ class Runs:
         """
         if self._draining:
             raise shutting_down()
-        run = Run(origin, self._recorder)
+        run = Run(origin, asked, events, self._recorder, self._timeout)
         self._live[run.id] = run
-        run.begin(asked, events, self._timeout)
-        assert run._task is not None
-        run._task.add_done_callback(lambda _: ended(run))
-        run._task.add_done_callback(lambda _: self._live.pop(run.id, None))
+        run.task.add_done_callback(lambda _: ended(run))
+        run.task.add_done_callback(lambda _: self._live.pop(run.id, None))
         return run
 
     def get(self, run_id: str, user_id: str) -> Run | None:
@@ -222,7 +212,7 @@ class Runs:
     async def drain(self, grace: float) -> None:
         """Takes no new runs, gives those under way `grace` seconds, then ends them with an error that says why."""
         self._draining = True
-        tasks = [run._task for run in self._live.values() if run._task is not None]
+        tasks = [run.task for run in self._live.values()]
         if tasks:
             await asyncio.wait(tasks, timeout=grace)
         for run in list(self._live.values()):

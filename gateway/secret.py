@@ -76,7 +76,7 @@ def write_private(file: Path, text: str) -> None:
             stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
-        os.replace(draft, file)
+        draft.replace(file)
     finally:
         draft.unlink(missing_ok=True)
 

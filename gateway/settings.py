@@ -12,7 +12,16 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 ROOT = Path(__file__).resolve().parent.parent
 BUILTIN_MODEL = ROOT / "models" / "builtin" / "tiny.gguf"
 
-PLACEHOLDERS = ("changeme", "change-me", "change_me", "your-secret", "your_secret", "secret-key", "placeholder", "example")
+PLACEHOLDERS = (
+    "changeme",
+    "change-me",
+    "change_me",
+    "your-secret",
+    "your_secret",
+    "secret-key",
+    "placeholder",
+    "example",
+)
 
 List = Annotated[tuple[str, ...], NoDecode]
 """Several values in one variable, separated by commas."""
@@ -43,7 +52,7 @@ class Settings(BaseSettings):
     database_url: str = ""
     """`sqlite+aiosqlite:///…` or `postgresql+asyncpg://…`; empty: `drover.db` in the data folder."""
     secret_key: SecretStr | None = None
-    """Signs tokens and peppers API keys: 32 characters or more. Unset: made at first start, in `secret.key` of the data folder."""
+    """Signs tokens and peppers API keys: 32 characters or more. Unset: one is made and kept in the data folder."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """How much is logged."""
     log_format: Literal["json", "text"] = "json"
@@ -62,13 +71,13 @@ class Settings(BaseSettings):
     jwt_audience: str = "drover"
     """`aud` that a token must carry."""
     jwks: str = ""
-    """File or URL with an identity provider's public keys: then its RS256 and ES256 tokens are taken too, and checked against the next two."""
+    """File or URL with an identity provider's public keys: then its tokens (RS256, ES256) are taken too."""
     jwks_issuer: str = ""
     """`iss` of the identity provider's tokens."""
     jwks_audience: str = ""
     """`aud` of the identity provider's tokens."""
     openwebui_jwt_secret: SecretStr | None = None
-    """Open WebUI's FORWARD_USER_INFO_HEADER_JWT_SECRET: then its signed header names the end user behind a key with scope `service`."""
+    """Open WebUI's FORWARD_USER_INFO_HEADER_JWT_SECRET: its header names the user behind a key with scope `service`."""
 
     cors_origins: List = ()
     """Origins whose pages may call from a browser, by commas; empty: none."""
@@ -91,7 +100,7 @@ class Settings(BaseSettings):
     backends: List = ("llama_cpp", "ollama", "openai")
     """The backends to use, in this order where two have the same model: `llama_cpp`, `ollama`, `openai`, `scripted`."""
     default_model: str = ""
-    """Model for requests that name an agent only, and for smoke tests; empty: the first one found, the built-in one last."""
+    """Model for requests that name only an agent; empty: the first one found, the built-in one last."""
     backend_timeout: float = Field(600.0, gt=0, le=86400)
     """Seconds that a backend may stay silent, before its first byte or between two."""
     connect_timeout: float = Field(3.0, gt=0, le=60)
@@ -137,7 +146,13 @@ class Settings(BaseSettings):
     """Days that runs and their events are kept; 0: for ever."""
 
     @field_validator(
-        "cors_origins", "trusted_proxies", "backends", "ollama_host", "upstream_base_url", "llamacpp_model_path", mode="before"
+        "cors_origins",
+        "trusted_proxies",
+        "backends",
+        "ollama_host",
+        "upstream_base_url",
+        "llamacpp_model_path",
+        mode="before",
     )
     @classmethod
     def _split(cls, value: Any) -> Any:
@@ -177,19 +192,59 @@ class Settings(BaseSettings):
     @field_validator("upstream_base_url")
     @classmethod
     def _urls(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for url in value:
-            if urlsplit(url).scheme not in ("http", "https"):
-                raise ValueError("each must begin with http:// or https://")
+        if not all(is_url(url) for url in value):
+            raise ValueError("each must be a URL such as http://127.0.0.1:8080/v1")
         return value
+
+    @field_validator("ollama_host")
+    @classmethod
+    def _hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        # What Ollama itself takes: also a host alone, a port alone, or both.
+        if not all(is_url(host if "://" in host else f"http://host{host}") for host in value):
+            raise ValueError("each must be like http://127.0.0.1:11434 or 127.0.0.1:11434")
+        return value
+
+    @field_validator("jwks")
+    @classmethod
+    def _keys_are_there(cls, value: str) -> str:
+        if value and not is_url(value) and not Path(value).is_file():
+            raise ValueError("is neither a file nor an http(s) URL")
+        return value
+
+    @field_validator("rate_limit_storage")
+    @classmethod
+    def _storage(cls, value: str) -> str:
+        scheme = value.partition("://")[0]
+        if scheme not in ("async+memory", "async+redis", "async+rediss"):
+            raise ValueError("must be async+memory:// or async+redis://host:port/0")
+        if scheme != "async+memory" and find_spec("redis") is None:
+            raise ValueError("the package redis is not installed: uv sync --extra redis")
+        return value
+
+    @field_validator("upstream_api_key")
+    @classmethod
+    def _fits_a_header(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not all("!" <= character <= "~" for character in value.get_secret_value()):
+            raise ValueError("has spaces or characters that no HTTP header can carry")
+        return value
+
+    @field_validator("data_directory", "llamacpp_models_directory")
+    @classmethod
+    def _at_home(cls, value: Path) -> Path:
+        return value.expanduser()
 
     @model_validator(mode="after")
     def _together(self) -> Self:
         if "*" in self.cors_origins and self.cors_credentials:
-            raise ValueError("CORS_ORIGINS=* with CORS_CREDENTIALS would let any page act as its visitor; name the origins")
+            raise ValueError(
+                "CORS_ORIGINS=* with CORS_CREDENTIALS would let any page act as its visitor; name the origins"
+            )
         if self.jwks and not (self.jwks_issuer and self.jwks_audience):
             raise ValueError("JWKS needs JWKS_ISSUER and JWKS_AUDIENCE")
         if self.jwks and self.jwks_issuer == self.jwt_issuer:
-            raise ValueError("JWKS_ISSUER must differ from JWT_ISSUER: the issuer tells whose keys a token is checked with")
+            raise ValueError(
+                "JWKS_ISSUER must differ from JWT_ISSUER: the issuer tells whose keys a token is checked with"
+            )
         return self
 
     @property
@@ -210,16 +265,28 @@ def check_secret(secret: str) -> None:
         raise ValueError("looks like a placeholder; make a random one (try: openssl rand -hex 32)")
 
 
+def is_url(text: str) -> bool:
+    """Whether it is an http(s) URL with a host."""
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
 def load(**values: Any) -> Settings:
     """The settings, with `values` before everything else.
 
     Raises:
-        SettingsError: one line for each value that is wrong, naming its variable. Values are not repeated: they may be secret.
+        SettingsError: a line for each value that is wrong, with its variable's name, not its value: it may be secret.
     """
     try:
         return Settings(**values)
     except ValidationError as error:
         raise SettingsError("\n".join(_lines(error))) from None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise SettingsError(f".env cannot be read: {reason}") from None
 
 
 def _lines(error: ValidationError) -> list[str]:

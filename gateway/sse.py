@@ -46,7 +46,7 @@ class EventStream(Response[None]):
         self._keep_alive = keep_alive
         self._left = left
 
-    def to_asgi_response(self, *args: Any, **kwargs: Any) -> ASGIApp:
+    def to_asgi_response(self, *args: Any, **kwargs: Any) -> ASGIApp:  # type: ignore[override]
         """The response as an ASGI application."""
         fields = {"content-type": self.media_type, **self.headers}
         headers = [(name.encode(), value.encode()) for name, value in fields.items()]

@@ -1,14 +1,14 @@
 """The Backend protocol: what every source of language models offers, what it is asked, and how it fails.
 
-    ModelError
-    ├── ModelNotFound        no such model here
-    ├── InvalidRequest       the request cannot be served as asked: names the parameter
-    │   ├── Unsupported      this backend or model cannot do what a parameter asks
-    │   └── ContextTooLong   the prompt does not fit
-    ├── Busy                 try again later: queue full, rate limited
-    ├── Unavailable          the backend does not answer, or is still starting
-    ├── BackendTimeout       it took too long
-    └── BackendFailed        it answered with an error or with nonsense, or died on the way
+ModelError
+├── ModelNotFound        no such model here
+├── InvalidRequest       the request cannot be served as asked: names the parameter
+│   ├── Unsupported      this backend or model cannot do what a parameter asks
+│   └── ContextTooLong   the prompt does not fit
+├── Busy                 try again later: queue full, rate limited
+├── Unavailable          the backend does not answer, or is still starting
+├── BackendTimeout       it took too long
+└── BackendFailed        it answered with an error or with nonsense, or died on the way
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -36,7 +36,7 @@ class NamedTool(Struct, frozen=True, tag="named"):
 
 
 ToolChoice = Literal["auto", "required"] | NamedTool
-"""Whether the model may, must, or must with this one tool answer by a call. "none" does not occur: then no tools are sent."""
+"""Whether the model may, must, or must with this one tool answer by a call; for "none" no tools are sent."""
 
 
 class JsonOutput(Struct, frozen=True, tag="json"):
@@ -203,9 +203,8 @@ class ContextTooLong(InvalidRequest):
     def __init__(self, limit: int | None, detail: str = "") -> None:
         # LiteLLM looks for this very sentence, LangChain for the literal code (openai.md 4.1).
         length = f"maximum context length is {limit} tokens" if limit else "maximum context length is exceeded"
-        super().__init__(
-            f"This model's {length}. {detail}".strip() + " (context_length_exceeded)", "messages", "context_length_exceeded"
-        )
+        text = f"This model's {length}. {detail}".strip()
+        super().__init__(f"{text} (context_length_exceeded)", "messages", "context_length_exceeded")
         self.limit = limit
 
 

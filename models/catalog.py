@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
+from functools import partial
 
 from models.backend import Backend, ModelError, ModelInfo, ModelNotFound
 
@@ -13,10 +14,10 @@ logger = logging.getLogger(__name__)
 class Catalog:
     """The models of all backends under one roof.
 
-    Lists are kept for `ttl` seconds and renewed in the background, so that asking is quick. A backend that does not answer
-    within `patience` seconds keeps the list that it gave last; the others are not kept waiting. For a model that is not listed they
-    are asked again after `forget_misses_after` seconds.
-    Where two backends have the same id, the one that stands first has it.
+    Lists are kept for `ttl` seconds and renewed in the background, so that asking is quick. A backend that does not
+    answer within `patience` seconds keeps the list that it gave last; the others are not kept waiting. For a model that
+    is not listed they are asked again after `forget_misses_after` seconds. Where two backends have the same id, the one
+    that stands first has it.
     """
 
     def __init__(
@@ -79,7 +80,10 @@ class Catalog:
             if backend.name not in self._renewals:
                 task = asyncio.create_task(self._read(backend))
                 self._renewals[backend.name] = task
-                task.add_done_callback(lambda _, name=backend.name: self._renewals.pop(name, None))
+                task.add_done_callback(partial(self._renewed, backend.name))
+
+    def _renewed(self, name: str, _: asyncio.Task[None]) -> None:
+        del self._renewals[name]
 
     async def _read(self, backend: Backend) -> None:
         try:

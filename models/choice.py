@@ -1,4 +1,4 @@
-"""The choice between tools, and between tools and an answer, as one JSON schema: for backends that ignore `tool_choice`."""
+"""The choice between tools, or tools and an answer, as one JSON schema: for backends that ignore `tool_choice`."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -239,8 +239,8 @@ def cut(text: str, length: int = 300) -> str:
     return text if len(text) <= length else f"{text[:length]}…"
 
 
-# OpenAI and vLLM say "maximum context length is N tokens", llama-server "exceeds the available context size (N tokens)",
-# Ollama "the input length exceeds the context length".
+# OpenAI and vLLM say "maximum context length is N tokens", llama-server "exceeds the available context size (N
+# tokens)", Ollama "the input length exceeds the context length".
 CONTEXT_CODES = frozenset(("context_length_exceeded", "exceed_context_size_error"))
 CONTEXT_COMPLAINT = re.compile(
     r"maximum context length|exceed\w*.{0,40}context (length|size|window)|context (length|size|window).{0,40}exceed",

@@ -109,7 +109,7 @@ class TokenLogprob(Struct, frozen=True):
 
 
 class CallDelta(Struct, frozen=True, omit_defaults=True):
-    """A piece of a tool call. `index` counts the calls of one answer from 0; `name` comes once, with its first piece."""
+    """A piece of a tool call. `index` counts an answer's calls from 0; `name` comes once, with the first piece."""
 
     index: int
     name: str = ""
@@ -118,7 +118,7 @@ class CallDelta(Struct, frozen=True, omit_defaults=True):
 
 
 class Delta(Struct, frozen=True, omit_defaults=True):
-    """The next piece of a model's answer. The last delta of an answer carries `finish`; usage comes with it or just before."""
+    """The next piece of a model's answer. The last one carries `finish`; usage comes with it or just before."""
 
     text: str = ""
     thought: str = ""

@@ -111,7 +111,7 @@ def chat_body(request: ModelRequest, allow_num_ctx: bool) -> ChatBody:
 
 
 def is_choice(request: ModelRequest) -> bool:
-    """Whether the answer comes under `choice_schema`: Ollama ignores `tool_choice`, and with `format` calls no tools."""
+    """Whether `choice_schema` holds the answer: Ollama ignores `tool_choice`, and with `format` calls no tools."""
     return bool(request.tools) and (request.tool_choice != "auto" or request.output is not None)
 
 

@@ -204,7 +204,7 @@ class Calls:
         arguments = _arguments(function.arguments)
         if arguments:
             self._opened[number].has_arguments = True
-        if self._limit is not None and number >= self._limit or not (name or arguments):
+        if (self._limit is not None and number >= self._limit) or not (name or arguments):
             return None
         return CallDelta(number, name, arguments)
 

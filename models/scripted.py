@@ -1,6 +1,6 @@
 """A backend that says what it was told to: the shipped fake, for tests, examples and trying out clients.
 
-    backend = Scripted([Script(text="Hello")])          # answers in turn, the last one again and again
+backend = Scripted([Script(text="Hello")])          # answers in turn, the last one again and again
 """
 
 import asyncio

@@ -43,12 +43,15 @@ class Live:
 
     async def openai(self, **options: Any) -> AsyncOpenAI:
         """OpenAI's own client. It does not retry, unless told to."""
-        options = {"api_key": self.key, "max_retries": 0} | options
+        options.setdefault("api_key", self.key)
+        options.setdefault("max_retries", 0)
         return await self.clients.enter_async_context(AsyncOpenAI(base_url=f"{self.url}/v1", **options))
 
 
 @asynccontextmanager
-async def serving(folder: Path, database: Path, backends: Sequence[Backend] | None, **values: Any) -> AsyncIterator[Live]:
+async def serving(
+    folder: Path, database: Path, backends: Sequence[Backend] | None, **values: Any
+) -> AsyncIterator[Live]:
     """A server on a copy of `database`, with an admin."""
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "drover.db").exists():
@@ -57,7 +60,9 @@ async def serving(folder: Path, database: Path, backends: Sequence[Backend] | No
     key = await _admin_key(settings)
     server = create_app(settings, SECRET, backends)
     listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(server, http="httptools", ws="none", log_config=None, access_log=False, timeout_keep_alive=75)  # type: ignore[arg-type]
+    config = uvicorn.Config(
+        server, http="httptools", ws="none", log_config=None, access_log=False, timeout_keep_alive=75
+    )
     process = uvicorn.Server(config)
     task = asyncio.create_task(process.serve(sockets=[listener]))
     while not process.started:

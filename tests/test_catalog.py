@@ -77,9 +77,7 @@ async def test_a_hanging_backend_keeps_nobody_waiting() -> None:
         assert [info.id for info in await catalog.models()] == ["b"]
     assert hanging.asked == 1, "one question at a time is enough"
     hanging.answers.set()
-    async with asyncio.timeout(1):
-        while len(await catalog.models()) < 2:
-            await asyncio.sleep(0)
+    assert [info.id for info in await catalog.models()] == ["a", "b"]
     await catalog.close()
 
 

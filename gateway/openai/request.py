@@ -4,17 +4,16 @@ Anything that would change what the answer is gets honoured or refused by name; 
 Every optional field may be null, which is the same as absent.
 """
 
-import binascii
 import re
-import secrets
 from base64 import b64decode
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import msgspec
 from msgspec import Struct
 
 from gateway.errors import ApiError, bad_request
+from gateway.ids import new_id
 from models.backend import InvalidRequest, JsonOutput, ModelRequest, NamedTool, Sampling, ToolChoice, ToolSpec
 from models.messages import Image, Message, Part, Text, ToolCall
 from models.structured import check_schema
@@ -59,6 +58,8 @@ class MessageIn(Struct, frozen=True):
 
     role: str
     content: str | list[ContentPart] | None = None
+    refusal: str | None = None
+    audio: dict[str, Any] | None = None
     name: str | None = None
     tool_calls: list[ToolCallIn] | None = None
     tool_call_id: str | None = None
@@ -253,12 +254,13 @@ def _assistant(message: MessageIn, path: str) -> Message:
     calls = message.tool_calls or []
     if not calls and message.function_call is not None:
         calls = [ToolCallIn(message.function_call)]
-    if message.content is None and not calls and not (message.reasoning_content or message.reasoning):
+    thought = message.reasoning_content or message.reasoning or message.thinking or ""
+    if message.content is None and not (calls or thought or message.refusal or message.audio):
         raise bad_request("An assistant message needs content or tool_calls.", f"{path}.content")
     return Message(
         "assistant",
-        _text(message.content, path),
-        thought=message.reasoning_content or message.reasoning or message.thinking or "",
+        _text(message.content, path) or message.refusal or "",
+        thought=thought,
         tool_calls=tuple(_call(call) for call in calls),
         name=message.name or "",
     )
@@ -268,15 +270,20 @@ def _call(call: ToolCallIn) -> ToolCall:
     arguments = call.function.arguments
     if isinstance(arguments, dict):
         arguments = msgspec.json.encode(arguments).decode()
-    return ToolCall(call.id or "call_" + secrets.token_urlsafe(18), call.function.name, arguments or "{}")
+    return ToolCall(call.id or new_id("call_"), call.function.name, arguments or "{}")
 
 
 def _tool_result(message: MessageIn, path: str, call_names: dict[str, str]) -> Message:
     call_id = message.tool_call_id
     if message.role == "function":
         call_id = next((key for key, name in reversed(call_names.items()) if name == message.name), None)
+        if call_id is None:
+            text = "must be the name of a function called in an assistant message before it."
+            raise bad_request(f"Invalid value for '{path}.name': {text}", f"{path}.name")
     if not call_id:
-        raise bad_request(f"Missing required parameter: '{path}.tool_call_id'.", f"{path}.tool_call_id")
+        raise bad_request(
+            f"Missing required parameter: '{path}.tool_call_id'.", f"{path}.tool_call_id", "missing_required_parameter"
+        )
     if call_id not in call_names:
         text = "'tool_call_id' must be the id of a tool call in an assistant message before it."
         raise bad_request(f"Invalid value for '{path}.tool_call_id': {text}", f"{path}.tool_call_id")
@@ -335,11 +342,17 @@ def _image(source: ImageUrl | str | None, path: str) -> Image:
         text = "must be a data: URI with a PNG, JPEG, WebP or GIF picture in base64; addresses are not fetched."
         raise bad_request(f"Invalid value for '{path}': {text}", path)
     data = url[prefix.end() :]
-    try:
-        b64decode(data, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise bad_request(f"Invalid value for '{path}': the picture is not valid base64.", path) from error
+    if not _is_base64(data):
+        raise bad_request(f"Invalid value for '{path}': the picture is not valid base64.", path)
     return Image(data, prefix[1].lower().replace("jpg", "jpeg"), detail or "auto")
+
+
+def _is_base64(data: str) -> bool:
+    """Whether these are bytes in base64, at least one."""
+    try:
+        return bool(b64decode(data, validate=True))
+    except ValueError:
+        return False
 
 
 # --- tools ------------------------------------------------------------------------------------------------------------
@@ -407,8 +420,9 @@ def _known(name: str, specs: list[ToolSpec]) -> None:
 
 
 def _sampling(body: ChatRequest, options: OllamaOptions) -> Sampling:
-    cap_name = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
-    cap = _integer(cap_name, _first(body.max_completion_tokens, body.max_tokens), 0, 2**31 - 1)
+    # OpenAI's own SDK tests send 0 for "unset".
+    cap_name = "max_completion_tokens" if body.max_completion_tokens else "max_tokens"
+    cap = _integer(cap_name, body.max_completion_tokens or body.max_tokens or None, 0, 2**31 - 1)
     top_logprobs = _integer("top_logprobs", body.top_logprobs, 0, 20) or 0
     if top_logprobs and not body.logprobs:
         raise bad_request("'top_logprobs' needs 'logprobs' to be true.", "top_logprobs")
@@ -422,7 +436,7 @@ def _sampling(body: ChatRequest, options: OllamaOptions) -> Sampling:
         repeat_penalty=_decimal("repeat_penalty", _first(body.repeat_penalty, options.repeat_penalty), 0, 10),
         seed=_integer("seed", body.seed, -(2**63), 2**64 - 1),
         stop=_stop(body.stop),
-        max_tokens=cap or None,  # OpenAI's own SDK tests send 0 for "unset"
+        max_tokens=cap,
         logit_bias=_logit_bias(body.logit_bias),
         logprobs=bool(body.logprobs),
         top_logprobs=top_logprobs,
@@ -471,9 +485,7 @@ def _output(form: ResponseFormat | None) -> JsonOutput | None:
 
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
-_EFFORTS: dict[str, Effort] = {
-    "none": "none", "minimal": "minimal", "low": "low", "medium": "medium", "high": "high", "xhigh": "xhigh", "max": "max",
-}  # fmt: skip
+_EFFORTS: dict[str, Effort] = {effort: effort for effort in get_args(Effort)}
 
 
 def _thinking(body: ChatRequest) -> tuple[Effort | None, bool | None]:
@@ -530,7 +542,9 @@ def _decimal(name: str, value: float | None, low: float, high: float) -> float |
 def _out_of_range(code: str, name: str, bound: str, value: Number) -> ApiError:
     text = f"{code.split('_')[1]} {code.split('_')[2]} value"
     shown = f"{value:g}" if isinstance(value, float) else str(value)[:24]
-    return bad_request(f"Invalid '{name}': {code.split('_')[0]} {text}. Expected a value {bound}, but got {shown}.", name, code)
+    return bad_request(
+        f"Invalid '{name}': {code.split('_')[0]} {text}. Expected a value {bound}, but got {shown}.", name, code
+    )
 
 
 def new_messages(messages: Sequence[Message]) -> Iterator[Message]:

@@ -1,11 +1,11 @@
 """The events of a run as OpenAI's answers: chunks of a stream, or one completion, which is the fold of the same events.
 
-The order of a stream's frames is what clients were seen to need: the role first and once, thoughts before text, calls in frames
-of their own, one finish for each choice, then the usage if asked for, then `[DONE]`. A failure is a frame of its own.
+The order of a stream's frames is what clients were seen to need: the role first and once, thoughts before text, calls
+in frames of their own, one finish for each choice, then the usage if asked for, then `[DONE]`. A failure is a frame of
+its own.
 """
 
 import hashlib
-import secrets
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
@@ -23,6 +23,7 @@ from agents.events import (
     ToolCallDelta,
 )
 from gateway.errors import ErrorBody, ErrorObject
+from gateway.ids import new_id
 from models.messages import FinishReason, TokenLogprob, ToolCall, Usage
 
 ReasoningField = Literal["reasoning_content", "reasoning", "think_tags", "none"]
@@ -152,7 +153,7 @@ class Chunk(Struct, frozen=True):
     model: str
     system_fingerprint: str
     choices: Sequence[ChunkChoice]
-    usage: UsageOut | None | UnsetType = UNSET
+    usage: UsageOut | UnsetType | None = UNSET
     x_agent: AgentReport | UnsetType = UNSET
 
 
@@ -173,9 +174,7 @@ _encode = msgspec.json.Encoder().encode
 
 def head(model: str, mode: str, run_id: str, build: str) -> Head:
     """A new answer's id and time. `build` tells one version of server and backend from another."""
-    return Head(
-        "chatcmpl-" + secrets.token_urlsafe(18), int(time.time()), model, fingerprint(build), mode, run_id
-    )
+    return Head(new_id("chatcmpl-"), int(time.time()), model, fingerprint(build), mode, run_id)
 
 
 def fingerprint(build: str) -> str:
@@ -310,7 +309,7 @@ class ChunkStream:
     def _frame(
         self,
         choices: Sequence[ChunkChoice],
-        usage: UsageOut | None | UnsetType,
+        usage: UsageOut | UnsetType | None,
         report: AgentReport | UnsetType = UNSET,
     ) -> bytes:
         head = self._head

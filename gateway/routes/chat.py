@@ -47,9 +47,7 @@ async def create_chat_completion(request: Request[Any, Any, Any]) -> Response[An
     top = head(str(body.model), mode, run.id, f"{VERSION} {info.backend} {info.id}")
     if body.stream:
         include_usage = bool(body.stream_options and body.stream_options.include_usage)
-        stream = ChunkStream(
-            top, choices=count, include_usage=include_usage, reasoning=parts.settings.reasoning_field
-        )
+        stream = ChunkStream(top, choices=count, include_usage=include_usage, reasoning=parts.settings.reasoning_field)
         return await _streamed(run, stream, headers, parts.settings.keep_alive_seconds)
     return await _whole(request, run, top, headers, parts)
 
@@ -118,9 +116,12 @@ async def _whole(
     request: Request[Any, Any, Any], run: Run, top: Head, headers: dict[str, str], parts: Parts
 ) -> Response[Any]:
     try:
-        await unless_gone(request, run.wait())
+        await unless_gone(request, run.task)
     finally:
         run.stop(cancelled())
     if run.error is not None:
         raise run.error
     return Response(completion(top, run.events, parts.settings.reasoning_field), headers=headers)
+
+
+HANDLERS = (create_chat_completion,)

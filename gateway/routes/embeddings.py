@@ -1,12 +1,13 @@
 """POST /v1/embeddings: texts as vectors."""
 
+import asyncio
 from array import array
 from base64 import b64encode
 from sys import byteorder
 from typing import Any, Literal
 
 import msgspec
-from litestar import Request, post
+from litestar import Request, Response, post
 from msgspec import Struct
 
 from gateway.errors import bad_request, decode
@@ -54,7 +55,7 @@ _decoder = msgspec.json.Decoder(EmbeddingRequest)
 
 
 @post(["/v1/embeddings", "/embeddings"], status_code=200, opt={"scope": "embeddings"}, name="embeddings")
-async def create_embeddings(request: Request[Any, Any, Any]) -> EmbeddingList:
+async def create_embeddings(request: Request[Any, Any, Any]) -> Response[EmbeddingList]:
     """Turns each text into a vector."""
     parts = parts_of(request)
     body = decode(_decoder, await request.body())
@@ -70,15 +71,15 @@ async def create_embeddings(request: Request[Any, Any, Any]) -> EmbeddingList:
         raise bad_request(f"The model `{info.id}` does not support embeddings.", "model", "unsupported_value")
     principal = request.user
     caller = principal.key_id or principal.user_id
-    await parts.limits.enter(caller)
+    headers = await parts.limits.enter(caller)
     tokens = 0
     try:
-        embedded = await unless_gone(request, backend.embed(info.id, texts, dimensions))
+        embedded = await unless_gone(request, asyncio.create_task(backend.embed(info.id, texts, dimensions)))
         tokens = embedded.usage.prompt_tokens
     finally:
         parts.limits.leave(caller, tokens)
     data = [Embedding("embedding", i, _base64(v) if form == "base64" else v) for i, v in enumerate(embedded.vectors)]
-    return EmbeddingList("list", data, body.model, EmbeddingUsage(tokens, tokens))
+    return Response(EmbeddingList("list", data, body.model, EmbeddingUsage(tokens, tokens)), headers=headers)
 
 
 def _texts(given: str | list[str | int | list[int]] | None) -> list[str]:
@@ -110,3 +111,6 @@ def _base64(vector: list[float]) -> str:
     if byteorder == "big":
         floats.byteswap()
     return b64encode(floats).decode()
+
+
+HANDLERS = (create_embeddings,)

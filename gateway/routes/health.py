@@ -117,3 +117,6 @@ def status_routes(public: bool) -> list[Any]:
         return parts.metrics.text(len(parts.runs))
 
     return [status, metrics]
+
+
+HANDLERS = (health, live, ready)

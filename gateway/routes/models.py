@@ -61,3 +61,6 @@ async def _retrieve(parts: Parts, name: str) -> ModelOut:
 def _out(info: ModelInfo, mode: str = "") -> ModelOut:
     name = f"{mode}/{info.id}" if mode else info.id
     return ModelOut(name, "model", info.created, info.owned_by or info.backend, x_agent_mode=mode or UNSET)
+
+
+HANDLERS = (list_models, retrieve_model)

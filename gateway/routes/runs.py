@@ -1,5 +1,6 @@
 """/v1/runs: what ran and what is running, its events, and stopping it. A run belongs to whoever started it."""
 
+import asyncio
 from collections.abc import AsyncGenerator
 from typing import Annotated, Any, Literal
 
@@ -52,7 +53,7 @@ async def list_runs(
     """Lists the caller's runs."""
     parts, user_id = parts_of(request), request.user.user_id
     await parts.recorder.flush()
-    before = await _record(parts, after, user_id) if after else None
+    before = await _record(parts, after, user_id, "after") if after else None
     records = await parts.run_store.page(user_id, limit=limit + 1, before=before)
     page = [_out(record) for record in records[:limit]]
     return RunList("list", page, len(records) > limit, page[0].id if page else None, page[-1].id if page else None)
@@ -70,11 +71,16 @@ async def cancel_run(request: Request[Any, Any, Any], run_id: FromPath[str]) -> 
     parts, user_id = parts_of(request), request.user.user_id
     if (run := parts.runs.get(run_id, user_id)) is not None:
         run.stop(cancelled())
-        await run.wait()
+        await asyncio.wait({run.task})
     return _out(await _record(parts, run_id, user_id))
 
 
-@get("/v1/runs/{run_id:str}/events", opt={"scope": "runs"}, operation_id="streamRunEvents", media_type="text/event-stream")
+@get(
+    "/v1/runs/{run_id:str}/events",
+    opt={"scope": "runs"},
+    operation_id="streamRunEvents",
+    media_type="text/event-stream",
+)
 async def stream_run_events(
     request: Request[Any, Any, Any],
     run_id: FromPath[str],
@@ -117,8 +123,8 @@ def _frame(record: EventRecord) -> bytes:
     return b"id: %d\nevent: %b\ndata: %b\n\n" % (record.seq, record.type.encode(), fields)
 
 
-async def _record(parts: Parts, run_id: str, user_id: str) -> RunRecord:
-    """The run as it stands now.
+async def _record(parts: Parts, run_id: str, user_id: str, param: str = "run_id") -> RunRecord:
+    """The run as it stands now. `param` is where its id came from.
 
     Raises:
         ApiError: 404, there is no such run, or it is someone else's.
@@ -127,7 +133,7 @@ async def _record(parts: Parts, run_id: str, user_id: str) -> RunRecord:
         return run.record
     await parts.recorder.flush()
     if (record := await parts.run_store.get(run_id, user_id)) is None:
-        raise not_found(f"No run found with id '{run_id[:64]}'.", "run_not_found", "run_id")
+        raise not_found(f"No run found with id '{run_id[:64]}'.", "run_not_found", param)
     return record
 
 
@@ -147,3 +153,6 @@ def _out(record: RunRecord) -> RunOut:
         record.stop_reason,
         record.error_code,
     )
+
+
+HANDLERS = (list_runs, retrieve_run, cancel_run, stream_run_events)
