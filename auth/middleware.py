@@ -5,6 +5,7 @@ from litestar.datastructures import Headers
 from litestar.middleware import AbstractAuthenticationMiddleware, AuthenticationResult, DefineMiddleware
 from litestar.types import ASGIApp
 
+from auth import guards
 from auth.errors import MissingCredentials
 from auth.identity import Identity
 
@@ -13,7 +14,10 @@ PUBLIC = "public"
 
 
 class Authentication(AbstractAuthenticationMiddleware):
-    """Puts the principal into `request.user`, or ends the request."""
+    """Puts the principal into `request.user`, or ends the request.
+
+    The scopes are checked here too: a guard of the whole application would cost more than all else that is done here.
+    """
 
     def __init__(self, app: ASGIApp, identity: Identity) -> None:
         super().__init__(app, exclude_from_auth_key=PUBLIC)
@@ -23,10 +27,11 @@ class Authentication(AbstractAuthenticationMiddleware):
         """The principal that the request's headers name.
 
         Raises:
-            AuthError: they name none that counts.
+            AuthError: they name none that counts, or one whose scopes do not reach so far.
         """
         headers = connection.headers
         principal = await self._identity.of(credential(headers), headers.get("x-openwebui-user-jwt"))
+        guards.scope(principal, connection.scope["route_handler"].opt)
         return AuthenticationResult(user=principal, auth=None)
 
 

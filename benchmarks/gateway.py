@@ -22,9 +22,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -40,6 +42,8 @@ START_LIMIT = 180.0
 STOP_LIMIT = 15.0
 REST = 2.0
 """Seconds of idleness before memory is read."""
+QUIET = 0.1
+"""Share of the gateways' core that others may use before the figures are called disturbed."""
 TICK = os.sysconf("SC_CLK_TCK")
 MASTER_KEY = "sk-benchmark"
 
@@ -519,9 +523,6 @@ def rows(labels: Sequence[str]) -> list[Row]:
         wanted = [label for label in labels if name != "first_p50" or label.startswith("stream")]
         table += [(f"{label}: {words}", ",.2f", of(label, name), False) for label in wanted]
     table += [(f"{label}: CPU ms an answer", ",.3f", of(label, "cpu"), False) for label in labels]
-    table += [(f"{label}: core used", ".0%", of(label, "core"), True) for label in labels]
-    table += [(f"{label}: core used by others", ".0%", of(label, "others"), True) for label in labels]
-    table += [(f"{label}: load's core used", ".0%", of(label, "load_core"), True) for label in labels]
     table += [
         ("memory idle, MB", ",.0f", lambda turn: turn.idle, False),
         ("memory after load, MB", ",.0f", lambda turn: turn.loaded, False),
@@ -567,11 +568,10 @@ def _line(
 ) -> str:
     cells = [format(values[name], form) if _known(values, name) else "-" for name in names]
     times = []
-    if "core used" not in label:
-        for peer in peers:
-            known = _known(values, peer) and _known(values, "drover") and values[peer] > 0 and values["drover"] > 0
-            ratio = (values["drover"] / values[peer] if more else values[peer] / values["drover"]) if known else 0.0
-            times.append(f"{ratio:.2f} x better" if known else "-")
+    for peer in peers:
+        known = _known(values, peer) and _known(values, "drover") and values[peer] > 0 and values["drover"] > 0
+        ratio = (values["drover"] / values[peer] if more else values[peer] / values["drover"]) if known else 0.0
+        times.append(f"{ratio:.2f} x better" if known else "-")
     return f"{label:38}" + "".join(f"{cell:>12}" for cell in cells) + "".join(f"{time:>19}" for time in times)
 
 
@@ -605,6 +605,14 @@ def targets(values: Medians) -> list[tuple[str, float, float, bool]]:
     return found
 
 
+def disturbance(turns: Mapping[str, Sequence[Turn]]) -> float:
+    """The largest share of the gateways' core that something else has used during a load."""
+    loads = [
+        load for name, list_ in turns.items() if name != "direct" for turn in list_ for load in turn.loads.values()
+    ]
+    return max((load.others for load in loads), default=0.0)
+
+
 def report(turns: Mapping[str, Sequence[Turn]], options: Options, as_json: bool) -> None:
     """Prints all that was found."""
     labels = [f"{kind} x{connections}" for kind in ("plain", "stream") for connections in options.connections]
@@ -613,14 +621,16 @@ def report(turns: Mapping[str, Sequence[Turn]], options: Options, as_json: bool)
     reached = targets(values)
     versions = {name: version(name, options.peers) for name in turns if name != "direct"}
     if as_json:
-        rounds = {name: [asdict(turn) for turn in list_] for name, list_ in turns.items()}
-        print(json.dumps({"versions": versions, "medians": values, "targets": reached, "rounds": rounds}, indent=1))
+        found = {"versions": versions, "medians": values, "targets": reached, "rounds": turns}
+        print(msgspec.json.format(msgspec.json.encode(found), indent=1).decode())  # what was not measured is null
         return
     named = ", ".join(f"{name} {number}" for name, number in versions.items())
     pace = f", {options.pace:g} ms between chunks" if options.pace else ""
     print(f"{named}; {options.rounds} rounds of {options.seconds:g} s, medians; streams of 64 chunks{pace}\n")
     show(values, table, list(turns))
     print()
+    if (others := disturbance(turns)) > QUIET:
+        print(f"Not quiet: others used up to {others:.0%} of the gateways' core. Compare CPU ms an answer.\n")
     for words, value, bound, good in reached:
         print(f"{'reached' if good else 'MISSED '}  {words} {bound:g}: {value:.2f}")
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -53,6 +54,8 @@ def cli(context: click.Context) -> None:
 @cli.command()
 def serve() -> None:
     """Serve until stopped."""
+    # Until the server listens to signals itself there is nothing to tidy up, and an interrupted import says odd things.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     settings, secret = _settings()
     from gateway.serve import StartError
     from gateway.serve import serve as run

@@ -6,9 +6,7 @@ from functools import cache
 from pathlib import Path
 
 from litestar import MediaType, Response, get
-from litestar.exceptions import NotFoundException
 from litestar.handlers import HTTPRouteHandler
-from litestar.params import FromPath
 
 from gateway.openapi import document
 
@@ -24,7 +22,7 @@ FILES = {
     "/swagger-ui.js": "text/javascript; charset=utf-8",
     "/redoc.js": "text/javascript; charset=utf-8",
 }
-"""What is served, and as what. Nothing else is: no path of a request ever reaches the file system."""
+"""What is served, and as what. Each is a route of its own: no path of a request reaches the file system."""
 
 POLICY = (
     "default-src 'none'; script-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -48,7 +46,7 @@ def routes(handlers: Iterable[HTTPRouteHandler]) -> list[HTTPRouteHandler]:
         """Describes all routes by the OpenAPI standard."""
         return Response(text(), media_type=MediaType.JSON, headers={"cache-control": "no-cache"})
 
-    return [openapi, swagger_ui, redoc, asset]
+    return [openapi, swagger_ui, redoc, *(_asset(file, kind) for file, kind in FILES.items())]
 
 
 @get("/docs", opt={"public": True}, operation_id="docs", sync_to_thread=False)
@@ -63,13 +61,14 @@ def redoc() -> Response[str]:
     return _page(REDOC_POLICY, [f"/{REDOC}/redoc.standalone.js", "/redoc.js"])
 
 
-@get(ADDRESS + "/{file:path}", opt={"public": True}, operation_id="asset", sync_to_thread=True)
-def asset(file: FromPath[str]) -> Response[bytes]:
-    """Serves a script or style of the pages."""
-    if file not in FILES:
-        raise NotFoundException
-    headers = {"cache-control": "public, max-age=31536000, immutable"}
-    return Response((ASSETS / file[1:]).read_bytes(), media_type=FILES[file], headers=headers)
+def _asset(file: str, media_type: str) -> HTTPRouteHandler:
+    @get(ADDRESS + file, opt={"public": True}, sync_to_thread=True)
+    def asset() -> Response[bytes]:
+        """Serves a script or style of the pages."""
+        headers = {"cache-control": "public, max-age=31536000, immutable"}
+        return Response((ASSETS / file[1:]).read_bytes(), media_type=media_type, headers=headers)
+
+    return asset
 
 
 def _page(policy: str, scripts: list[str], style: str = "") -> Response[str]:

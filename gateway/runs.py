@@ -39,6 +39,7 @@ class Run:
         self.id = new_id("run_")
         self.origin = origin
         self.created_at = time.time()
+        self.finished_at: float | None = None
         self.events: list[AnyEvent] = []
         self.records: list[EventRecord] = []
         self.status: Status = "running"
@@ -75,7 +76,7 @@ class Run:
             origin.backend,
             self.status,
             self.created_at,
-            time.time() if self.ended else None,
+            self.finished_at,
             None,
             usage.prompt_tokens,
             usage.completion_tokens,
@@ -124,6 +125,10 @@ class Run:
         self._waiters.append(waiter)
         return waiter
 
+    async def over(self) -> None:
+        """Returns when the run has ended and all that it held is given back. Who waits may give up; the run goes on."""
+        await asyncio.shield(self.task)
+
     def stop(self, reason: ApiError) -> None:
         """Ends the run for a reason, which its readers are told. Returns at once; the backend is closed soon after."""
         if not self.task.done() and self._end is None:
@@ -168,6 +173,7 @@ class Run:
 
     def _finish(self, status: Status) -> None:
         self.status = status
+        self.finished_at = time.time()
         self._recorder.run(self.record)
         self._wake()
 

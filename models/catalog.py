@@ -34,6 +34,11 @@ class Catalog:
         self.errors: dict[str, str] = {}
         """Why a backend's list could not be read the last time, by backend."""
 
+    async def listed(self) -> None:
+        """Returns when there is a list to look a model up in; at once, but for the first time."""
+        if not self._index:
+            await self._renew()
+
     async def models(self) -> list[ModelInfo]:
         """All models, in the order of the backends, each id once."""
         await self._renew()
@@ -91,11 +96,10 @@ class Catalog:
             self.errors.pop(backend.name, None)
         except ModelError as error:
             if self.errors.get(backend.name) != error.message:
-                logger.warning("backend %s does not list its models: %s", backend.name, error.message)
+                logger.info("backend %s does not list its models: %s", backend.name, error.message)
             self.errors[backend.name] = error.message
-        self._index = {
-            info.id: (owner, info)
-            for owner in reversed(self.backends)
-            for info in reversed(self._lists.get(owner.name, ()))
-        }
-        self._index = dict(reversed(self._index.items()))
+        index: dict[str, tuple[Backend, ModelInfo]] = {}
+        for owner in self.backends:
+            for info in self._lists.get(owner.name, ()):
+                index.setdefault(info.id, (owner, info))
+        self._index = index

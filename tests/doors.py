@@ -13,7 +13,6 @@ import jwt
 from litestar import Litestar, Request, get
 from litestar.datastructures import State
 
-from auth import guards
 from auth.middleware import authentication
 from auth.users import Principal
 from gateway.access import Access
@@ -86,7 +85,6 @@ async def doors(folder: Path, **values: Any) -> AsyncIterator[Doors]:
     app = Litestar(
         [*auth_routes.HANDLERS, *users_routes.HANDLERS, nobody, chat, unnamed],
         middleware=[authentication(access.identity)],
-        guards=[guards.scope],
         exception_handlers={Exception: handler(settings.max_body_bytes)},
         state=State({"auth": access}),
         logging_config=None,

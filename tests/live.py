@@ -14,6 +14,7 @@ from openai import AsyncOpenAI
 
 from gateway.access import Access
 from gateway.app import Server, create_app
+from gateway.protocol import Protocol
 from gateway.settings import Settings, load
 from gateway.store.database import Database
 from models.backend import Backend
@@ -50,7 +51,11 @@ class Live:
 
 @asynccontextmanager
 async def serving(
-    folder: Path, database: Path, backends: Sequence[Backend] | None, **values: Any
+    folder: Path,
+    database: Path,
+    backends: Sequence[Backend] | None,
+    protocol: type[Protocol] = Protocol,
+    **values: Any,
 ) -> AsyncIterator[Live]:
     """A server on a copy of `database`, with an admin."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -60,9 +65,8 @@ async def serving(
     key = await _admin_key(settings)
     server = create_app(settings, SECRET, backends)
     listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(
-        server, http="httptools", ws="none", log_config=None, access_log=False, timeout_keep_alive=75
-    )
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    config = uvicorn.Config(server, http=protocol, ws="none", log_config=None, access_log=False, timeout_keep_alive=75)
     process = uvicorn.Server(config)
     task = asyncio.create_task(process.serve(sockets=[listener]))
     while not process.started:

@@ -15,6 +15,7 @@ from auth.keys import SCOPES
 from gateway.access import Access
 from gateway.edge import Edge
 from gateway.metrics import Metrics
+from gateway.protocol import Protocol
 from gateway.store.database import Database
 from models.backend import ModelInfo, ModelRequest
 from models.scripted import Script, Scripted, echo
@@ -315,7 +316,6 @@ async def test_any_origin_may_be_let_in_and_cookies_only_where_origins_are_named
 
 # Sockets
 
-INVALID = b"Invalid HTTP request received."
 POST = f"POST {CHAT} HTTP/1.1"
 
 
@@ -345,10 +345,28 @@ async def test_what_is_not_http_is_refused_and_the_connection_closed(
     async with wire(live) as connection:
         await connection.send(nonsense)
         refusal = await connection.answer()
-        assert (refusal.status, refusal.headers["content-type"]) == (400, "text/plain; charset=utf-8")
-        assert refusal.body == INVALID
+        assert (refusal.status, refusal.headers["content-type"]) == (400, "application/json")
+        assert refusal.headers["x-request-id"].startswith("req_")
+        message = "The request is not valid HTTP: Invalid HTTP request received."
+        assert json.loads(refusal.body) == {
+            "error": {"message": message, "type": "invalid_request_error", "param": None, "code": None}
+        }
         assert await connection.closed()
     assert (await anonymous.get("/health/live")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "beginning", [b"", b"GET /health/live HTTP/1.1\r\nHost: x\r\n"], ids=["nothing", "half a head"]
+)
+async def test_a_request_that_never_begins_loses_its_connection(serve: Serve, beginning: bytes) -> None:
+    class Hasty(Protocol):
+        patience = 0.2
+
+    live = await serve([Scripted()], protocol=Hasty)
+    async with wire(live) as connection:
+        if beginning:
+            await connection.send(beginning)
+        assert await connection.closed()
 
 
 async def test_requests_that_are_only_odd_are_answered(live: Live) -> None:

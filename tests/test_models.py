@@ -54,9 +54,6 @@ async def models(live: Live, path: str = "/v1/models") -> Any:
     return response.json()
 
 
-@pytest.mark.xfail(
-    strict=True, reason="Catalog._read puts an id that two backends have behind the first backend's others"
-)
 async def test_an_id_that_two_backends_have_stays_where_the_first_lists_it(serve: Serve) -> None:
     first = Named("first", info("a", "first"), info("b", "first"))
     live = await serve([first, Named("second", info("a", "second"))])

@@ -332,7 +332,6 @@ async def test_cancelling_after_the_first_token_ends_the_stream_with_an_error(se
     assert backend.running == 0
 
 
-@pytest.mark.xfail(strict=False, reason="Recorder.flush returns while a batch is still being written")
 async def test_cancelling_twice_at_once_is_cancelling(
     live: Live, scripted: Scripted, client: httpx.AsyncClient
 ) -> None:

@@ -1,5 +1,6 @@
 """POST /v1/chat/completions: an answer from a model, or from an agent that works on it."""
 
+import asyncio
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -12,9 +13,10 @@ from gateway.errors import ApiError, bad_request, cancelled, decode
 from gateway.modes import choose
 from gateway.openai.request import ChatRequest, choices, new_messages, to_model_request
 from gateway.openai.response import ChunkStream, Head, completion, head
-from gateway.parts import VERSION, Parts, parts_of, unless_gone
+from gateway.parts import VERSION, Parts, parts_of
+from gateway.responses import JsonResponse
 from gateway.runs import Origin, Run
-from gateway.sse import EventStream
+from gateway.sse import EventStream, disconnected
 from models.backend import Backend, ModelInfo, ModelNotFound, ModelRequest
 
 PRIME = 0.8
@@ -35,6 +37,7 @@ _decoder = msgspec.json.Decoder(ChatRequest)
 async def create_chat_completion(request: Request[Any, Any, Any]) -> Response[Any]:
     """Answers a conversation, streamed or whole, by the agent and model that `model` names."""
     parts = parts_of(request)
+    await parts.catalog.listed()
     body = decode(_decoder, await request.body())
     mode, name = choose(body, request.headers, parts.catalog)
     if body.messages is None:
@@ -115,13 +118,20 @@ async def _frames(run: Run, stream: ChunkStream) -> AsyncGenerator[bytes, None]:
 async def _whole(
     request: Request[Any, Any, Any], run: Run, top: Head, headers: dict[str, str], parts: Parts
 ) -> Response[Any]:
+    watch = asyncio.create_task(_stop_when_gone(request, run))
     try:
-        await unless_gone(request, run.task)
+        await run.over()
     finally:
-        run.stop(cancelled())
+        watch.cancel()
     if run.error is not None:
         raise run.error
-    return Response(completion(top, run.events, parts.settings.reasoning_field), headers=headers)
+    return JsonResponse(completion(top, run.events, parts.settings.reasoning_field), headers)
+
+
+async def _stop_when_gone(request: Request[Any, Any, Any], run: Run) -> None:
+    """The framework does not tell a handler that streams nothing when its client leaves."""
+    await disconnected(request.receive)
+    run.stop(cancelled())
 
 
 HANDLERS = (create_chat_completion,)

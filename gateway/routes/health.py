@@ -110,7 +110,7 @@ def status_routes(public: bool) -> list[Any]:
             },
         )
 
-    @get("/metrics", opt=guard, operation_id="metrics", media_type="text/plain; version=0.0.4; charset=utf-8")
+    @get("/metrics", opt=guard, operation_id="metrics", media_type="text/plain; version=0.0.4")
     async def metrics(request: Request[Any, Any, Any]) -> bytes:
         """Counters and histograms in Prometheus' text format."""
         parts = parts_of(request)

@@ -1,6 +1,5 @@
 """/v1/runs: what ran and what is running, its events, and stopping it. A run belongs to whoever started it."""
 
-import asyncio
 from collections.abc import AsyncGenerator
 from typing import Annotated, Any, Literal
 
@@ -71,7 +70,7 @@ async def cancel_run(request: Request[Any, Any, Any], run_id: FromPath[str]) -> 
     parts, user_id = parts_of(request), request.user.user_id
     if (run := parts.runs.get(run_id, user_id)) is not None:
         run.stop(cancelled())
-        await asyncio.wait({run.task})
+        await run.over()
     return _out(await _record(parts, run_id, user_id))
 
 

@@ -83,7 +83,9 @@ class Recorder:
         self._events: deque[EventRecord] = deque()
         self._due = asyncio.Event()
         self._full = asyncio.Event()
-        self._written = asyncio.Event()
+        self._given = 0
+        self._tried = 0
+        self._trial_ended = asyncio.Event()
         self._closing = False
         self.error: str | None = None
         """Why the last batch could not be written; None when it could."""
@@ -92,21 +94,22 @@ class Recorder:
     def run(self, record: RunRecord) -> None:
         """Inserts a run, or brings it up to date."""
         self._runs[record.id] = record
+        self._given += 1
         self._wake()
 
     def event(self, record: EventRecord) -> None:
         """Appends an event."""
         self._events.append(record)
+        self._given += 1
         self._wake()
 
     async def flush(self) -> None:
         """Returns when all that was given before has been written, or could not be."""
-        if not self._runs and not self._events:
-            return
-        self._written.clear()
-        self._due.set()
-        self._full.set()
-        await self._written.wait()
+        given = self._given
+        while self._tried < given:
+            self._due.set()
+            self._full.set()
+            await self._trial_ended.wait()
 
     async def close(self) -> None:
         """Writes what is left and stops."""
@@ -127,8 +130,11 @@ class Recorder:
                 await asyncio.wait_for(self._full.wait(), self._interval)
             self._due.clear()
             self._full.clear()
+            given = self._given
             await self._write()
-            self._written.set()
+            self._tried = given
+            ended, self._trial_ended = self._trial_ended, asyncio.Event()
+            ended.set()
             if self._closing:
                 if self._runs or self._events:
                     logger.error("%d rows of runs could not be written", len(self._runs) + len(self._events))

@@ -93,7 +93,12 @@ class LlamaCpp:
         await self._scan()
         usable = [file for file in self._files.values() if not file.problem]
         broken = [file for file in self._files.values() if file.problem]
-        detail = "; ".join([f"{len(usable)} models", *(f"{file.problem} ({file.path})" for file in broken)])
+        detail = "; ".join(
+            [
+                f"{len(usable)} model{'' if len(usable) == 1 else 's'}",
+                *(f"{file.problem} ({file.path})" for file in broken),
+            ]
+        )
         hint = "Correct the paths of the models in the settings, or put the files there." if broken else ""
         return Health(bool(usable), detail, hint if usable else hint or "Name GGUF files, or a folder of them.")
 
