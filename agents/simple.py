@@ -9,12 +9,10 @@ from agents.events import Answer, AnyEvent, Spoke
 from agents.turn import speak
 
 
-async def simple(context: Context) -> AsyncGenerator[AnyEvent, None]:
+def simple(context: Context) -> AsyncGenerator[AnyEvent, None]:
     """Asks the model `context.choices` times side by side; what comes first is passed on first."""
     answers = [_answer(context, choice) for choice in range(context.choices)]
-    async with aclosing(answers[0] if len(answers) == 1 else _merged(answers)) as events:
-        async for event in events:
-            yield event
+    return answers[0] if len(answers) == 1 else _merged(answers)
 
 
 async def _answer(context: Context, choice: int) -> AsyncGenerator[AnyEvent, None]:

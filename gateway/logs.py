@@ -3,7 +3,9 @@
 import logging
 import os
 import sys
+from collections.abc import MutableMapping
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 import msgspec
@@ -42,13 +44,8 @@ def configure(level: str, form: Literal["json", "text"]) -> None:
     for name in NOISY:
         logging.getLogger(name).setLevel(logging.WARNING)
     # Not through the standard library, whose records cost three times as much: there is one of these for each request.
-    line: list[Any] = [
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        _in_order,
-    ]
     structlog.configure(
-        processors=[*line, *([_to_bytes] if form == "json" else renderer)],
+        processors=[_head, *([_to_bytes] if form == "json" else renderer)],
         logger_factory=lambda *_: _StandardError(),
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         cache_logger_on_first_use=True,
@@ -64,6 +61,10 @@ class _StandardError:
             os.write(sys.stderr.fileno(), data + b"\n")
 
     debug = info = warning = error = critical = msg
+
+
+def _head(_: Any, level: str, event: MutableMapping[str, Any]) -> dict[str, Any]:
+    return {"timestamp": datetime.now(UTC), "level": level, "event": event.pop("event"), **event}
 
 
 def _in_order(_: Any, __: str, event: dict[str, Any]) -> dict[str, Any]:
