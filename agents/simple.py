@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
+from msgspec.structs import replace
+
 from agents.context import Context
 from agents.events import Answer, AnyEvent, Spoke
 from agents.turn import speak
@@ -16,12 +18,21 @@ def simple(context: Context) -> AsyncGenerator[AnyEvent, None]:
 
 
 async def _answer(context: Context, choice: int) -> AsyncGenerator[AnyEvent, None]:
-    async with aclosing(speak(context, choice)) as events:
+    async with aclosing(speak(_seeded(context, choice), choice)) as events:
         async for event in events:
             yield event
             if isinstance(event, Spoke):
                 turn = event.message
                 yield Answer(text=turn.text, finish=event.finish, calls=turn.tool_calls, choice=choice)
+
+
+def _seeded(context: Context, choice: int) -> Context:
+    """The context with a seed of its own for each answer, or all that were asked for with one seed would be the same."""
+    sampling = context.request.sampling
+    if choice == 0 or sampling.seed is None:
+        return context
+    request = replace(context.request, sampling=replace(sampling, seed=sampling.seed + choice))
+    return replace(context, request=request)
 
 
 async def _merged(streams: list[AsyncGenerator[AnyEvent, None]]) -> AsyncGenerator[AnyEvent, None]:

@@ -73,7 +73,7 @@ def create_app(settings: Settings, secret: str, backends: Sequence[Backend] | No
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncGenerator[None, None]:
         parts = _assemble(settings, database, catalog, metrics)
-        await parts.run_store.interrupt()
+        await parts.run_store.interrupt(settings.run_timeout)
         app.state.parts = parts
         housekeeping = asyncio.create_task(_keep_house(parts, access))
         try:

@@ -168,6 +168,13 @@ async def test_n_answers_come_with_their_indices(live: Live, scripted: Scripted)
     assert sorted(choice.message.content or "" for choice in final.choices) == ["one", "three", "two"]
 
 
+async def test_n_answers_have_a_seed_each(live: Live, scripted: Scripted) -> None:
+    client = await live.openai()
+    messages: Any = HELLO["messages"]
+    await client.chat.completions.create(model="scripted", messages=messages, n=3, seed=7)
+    assert sorted(request.sampling.seed or 0 for request in scripted.asked) == [7, 8, 9]
+
+
 async def test_logprobs_come_with_their_tokens(live: Live, scripted: Scripted) -> None:
     rival = TopLogprob("no", -2.5, (110, 111))
     scripted.script = [Script(logprobs=(TokenLogprob("yes", -0.1, (121, 101, 115), (rival,)),))]

@@ -64,17 +64,17 @@ class ToolCallOut(Struct, frozen=True):
     """A call that the client is asked to make."""
 
     id: str
+    type: Literal["function"]
     function: FunctionOut
-    type: Literal["function"] = "function"
 
 
 class ToolCallChunk(Struct, frozen=True):
     """A piece of a call. Clients join repeated ids and names, so both come once."""
 
     index: int
+    id: str | UnsetType
+    type: Literal["function"] | UnsetType
     function: FunctionOut
-    id: str | UnsetType = UNSET
-    type: Literal["function"] | UnsetType = UNSET
 
 
 class Logprobs(Struct, frozen=True):
@@ -286,10 +286,10 @@ class ChunkStream:
     def _call(self, event: ToolCallDelta) -> bytes:
         piece = event.call
         if event.id in self._called:
-            call = ToolCallChunk(piece.index, FunctionOut(UNSET, piece.arguments))
+            call = ToolCallChunk(piece.index, UNSET, UNSET, FunctionOut(UNSET, piece.arguments))
         else:
             self._called.add(event.id)
-            call = ToolCallChunk(piece.index, FunctionOut(piece.name, piece.arguments), event.id, "function")
+            call = ToolCallChunk(piece.index, event.id, "function", FunctionOut(piece.name, piece.arguments))
         return self._chunk(ChunkChoice(event.choice, DeltaOut(tool_calls=(call,))))
 
     def _finish(self, answer: Answer) -> bytes:
@@ -381,4 +381,4 @@ def _message(answer: Answer, thought: str, reasoning: ReasoningField) -> Message
 
 
 def _call(call: ToolCall) -> ToolCallOut:
-    return ToolCallOut(call.id, FunctionOut(call.name, call.arguments))
+    return ToolCallOut(call.id, "function", FunctionOut(call.name, call.arguments))

@@ -43,6 +43,11 @@ class Database:
         self._engine = open_engine(self.url)
         self._sessions = async_sessionmaker(self._engine, expire_on_commit=False)
 
+    @property
+    def shared(self) -> bool:
+        """Whether servers on other machines may be using it."""
+        return self.url.get_backend_name() != "sqlite"
+
     @asynccontextmanager
     async def tx(self) -> AsyncIterator[AsyncSession]:
         """A transaction: committed at the end of the block, rolled back when an exception leaves it.

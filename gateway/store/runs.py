@@ -216,9 +216,15 @@ class RunStore:
         async with self._database.tx() as session:
             return [EventRecord(*row) for row in await session.execute(query)]
 
-    async def interrupt(self) -> int:
-        """Marks the runs that a server left running when it died; gives their number."""
+    async def interrupt(self, timeout: float) -> int:
+        """Marks the runs that a server left running when it died; gives their number.
+
+        A database that several servers may share has runs of others too: there only those that none can still be
+        working on, because more than `timeout` seconds have passed.
+        """
         change = update(RunRow).where(_RUNS.c.status == "running")
+        if self._database.shared:
+            change = change.where(_RUNS.c.created_at < time.time() - timeout)
         async with self._database.tx() as session:
             connection = await session.connection()
             result = await connection.execute(change.values(status="interrupted", finished_at=time.time()))
