@@ -27,7 +27,7 @@ async def _answer(context: Context, choice: int) -> AsyncGenerator[AnyEvent, Non
 
 
 def _seeded(context: Context, choice: int) -> Context:
-    """The context with a seed of its own for each answer, or all that were asked for with one seed would be the same."""
+    """The context with a seed of its own for each answer: with the same one all answers would be the same."""
     sampling = context.request.sampling
     if choice == 0 or sampling.seed is None:
         return context

@@ -14,8 +14,9 @@ from models.scripted import Scripted
 from tests.live import Live, Serve, serving
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def anyio_backend() -> str:
+    """The event loop of async tests. For the whole session, so that a server may serve all tests of a file."""
     return "asyncio"
 
 

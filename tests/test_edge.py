@@ -37,12 +37,6 @@ def answer(request: ModelRequest) -> Script:
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    """One event loop for the module, as there is one server."""
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 async def live(tmp_path_factory: pytest.TempPathFactory, empty_database: Any) -> AsyncIterator[Live]:
     """A server whose pages at HOME may call."""
     backend = Scripted([answer], [ModelInfo("scripted", "scripted")])

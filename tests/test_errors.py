@@ -141,12 +141,6 @@ def model(name: str, *capabilities: Any) -> ModelInfo:
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    """One event loop for the module, as there is one server."""
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 async def live(tmp_path_factory: pytest.TempPathFactory, empty_database: Any) -> AsyncIterator[Live]:
     """A server on a backend that fails as it is told."""
     models = [

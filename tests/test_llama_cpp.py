@@ -55,11 +55,6 @@ ENDLESS = Sampling(temperature=1.0, seed=1, logit_bias={1418: -1000.0, 1420: -10
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 async def llama(anyio_backend: str) -> AsyncIterator[LlamaCpp]:
     backend = LlamaCpp([], None, TINY, threads=1)
     yield backend

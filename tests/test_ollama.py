@@ -43,11 +43,6 @@ LOOK = ToolSpec("look", "Looks.", PLACE)
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 async def fake() -> AsyncIterator[Fake]:
     async with Fake() as fake:
         yield fake

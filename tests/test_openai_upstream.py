@@ -39,11 +39,6 @@ PLAIN = ModelRequest("m", (Message("user", "Hello"),), stream=False)
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 async def fake() -> AsyncIterator[Fake]:
     async with Fake() as fake:
         yield fake

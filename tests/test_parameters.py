@@ -25,12 +25,6 @@ PNG = "iVBORw0KGgo="
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    """One event loop for the module, as there is one server."""
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 def scripted() -> Scripted:
     """A backend that can do all that can be asked for, and has models with odd names."""
     names = ("scripted", REPO, "simple/odd", "simply/odd")

@@ -20,11 +20,6 @@ STREAMED = ModelRequest("m", (Message("user", "Hello"),))
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 async def fakes() -> AsyncIterator[list[Fake]]:
     async with AsyncExitStack() as stack:
         fakes = [await stack.enter_async_context(Fake()) for _ in range(3)]

@@ -21,11 +21,6 @@ PLACE = {
 }
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 async def said(*deltas: Delta) -> AsyncIterator[Delta]:
     for delta in deltas:
         yield delta
