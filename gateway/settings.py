@@ -200,7 +200,8 @@ class Settings(BaseSettings):
     @classmethod
     def _hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         # What Ollama itself takes: also a host alone, a port alone, or both.
-        if not all(is_url(host if "://" in host else f"http://host{host}") for host in value):
+        named = (f"host{host}" if host.startswith(":") else host for host in value)
+        if not all(is_url(host if "://" in host else f"http://{host}") for host in named):
             raise ValueError("each must be like http://127.0.0.1:11434 or 127.0.0.1:11434")
         return value
 
