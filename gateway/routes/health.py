@@ -5,6 +5,7 @@ from typing import Any
 from litestar import Request, Response, get
 from msgspec import Struct
 
+from auth.guards import ANY
 from gateway.parts import VERSION, Parts, parts_of
 from models.backend import Health
 
@@ -85,7 +86,7 @@ def not_ready(parts: Parts, found: dict[str, Health]) -> list[str]:
 
 def status_routes(public: bool) -> list[Any]:
     """The routes that tell of models and traffic; `public`: to everybody."""
-    guard: dict[str, Any] = {"public": True} if public else {}
+    guard: dict[str, Any] = {"public": True} if public else {"scope": ANY}
 
     @get("/health/status", opt=guard, operation_id="status")
     async def status(request: Request[Any, Any, Any]) -> StatusOut:
