@@ -1,8 +1,10 @@
 """JSON that must keep to a schema: checking the schema, and holding an answer to it."""
 
+import asyncio
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator, Mapping
 from contextlib import aclosing
+from contextvars import ContextVar
 from functools import lru_cache
 from typing import Any, cast
 
@@ -20,9 +22,10 @@ from models.messages import Delta
 
 PARAM = "response_format"
 
-# Python's `re` backtracks: a caller's pattern could hold the event loop for hours. The decoders keep to patterns by
-# themselves, so here they are left out; patternProperties, without which other keywords change, is refused.
-_Validator = jsonschema.validators.extend(Draft202012Validator, {"pattern": None})  # type: ignore[no-untyped-call]
+LONGEST_SCHEMA = 128 * 1024
+"""Bytes as JSON; OpenAI's own limit is 120,000 characters."""
+MOST_STEPS = 100_000
+"""Keywords that are looked at for one answer: a second's work. In a small schema each level can double it."""
 
 _NAMED_SCHEMAS = ("properties", "$defs", "definitions", "dependentSchemas")
 _LISTED_SCHEMAS = ("allOf", "anyOf", "oneOf", "prefixItems")
@@ -32,9 +35,13 @@ _SINGLE_SCHEMAS = (
 )
 
 
-def check_schema(schema: Mapping[str, Any]) -> None:
-    """Refuses what is not a JSON Schema, or one that answers cannot safely be held to."""
-    _validator(msgspec.json.encode(schema))
+async def check_schema(schema: Mapping[str, Any]) -> None:
+    """Refuses what is not a JSON Schema, or one that answers cannot safely be held to.
+
+    Raises:
+        InvalidRequest: why not.
+    """
+    await asyncio.to_thread(_validator, msgspec.json.encode(schema))
 
 
 async def conforming(deltas: AsyncIterator[Delta], output: JsonOutput) -> AsyncIterator[Delta]:
@@ -50,7 +57,7 @@ async def conforming(deltas: AsyncIterator[Delta], output: JsonOutput) -> AsyncI
             if text:
                 answer.append(text)
             if delta.finish == "stop":
-                _check("".join(answer), output)
+                await asyncio.to_thread(_check, "".join(answer), output)
             if text != delta.text:
                 delta = msgspec.structs.replace(delta, text=text)
             if delta != Delta():
@@ -99,25 +106,55 @@ _TAIL = re.compile(r"[\s`]+\Z")
 def _check(text: str, output: JsonOutput) -> None:
     try:
         answer = msgspec.json.decode(text)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise BackendFailed(f"The model's answer does not match response_format: it is not JSON ({error}).") from error
     if output.schema is None:
         if not isinstance(answer, dict):
             raise BackendFailed("The model's answer does not match response_format: it is not a JSON object.")
         return
     validator = _validator(msgspec.json.encode(output.schema))
+    _steps.set(iter(range(MOST_STEPS)))
     try:
-        failure = jsonschema.exceptions.best_match(validator.iter_errors(answer))
+        failure = next(validator.iter_errors(answer), None)
     except RecursionError as error:
         raise InvalidRequest("Invalid schema: it refers to itself without an end.", PARAM) from error
+    except _TooManySteps as error:
+        raise InvalidRequest("Invalid schema: it takes too long to hold the answer to it.", PARAM) from error
     if failure is not None:
         raise BackendFailed(
             f"The model's answer does not match response_format: {failure.json_path}: {failure.message[:300]}"
         )
 
 
+class _TooManySteps(Exception):
+    """The schema's keywords have been looked at too often."""
+
+
+_steps: ContextVar[Iterator[int]] = ContextVar("steps")
+"""What is left of the steps for the answer that is being checked."""
+
+
+def _counted(keyword: Callable[..., Any]) -> Callable[..., Any]:
+    def check(*arguments: Any) -> Any:
+        if next(_steps.get(), None) is None:
+            raise _TooManySteps
+        return keyword(*arguments)
+
+    return check
+
+
+# Python's `re` backtracks: a caller's pattern could run for hours. The decoders keep to patterns by themselves, so here
+# they are left out; patternProperties, without which other keywords change, is refused.
+_Validator = jsonschema.validators.extend(  # type: ignore[no-untyped-call]
+    Draft202012Validator,
+    {name: _counted(keyword) for name, keyword in Draft202012Validator.VALIDATORS.items()} | {"pattern": None},
+)
+
+
 @lru_cache(maxsize=256)
 def _validator(encoded: bytes) -> Validator:
+    if len(encoded) > LONGEST_SCHEMA:
+        raise InvalidRequest(f"Invalid schema: it is longer than {LONGEST_SCHEMA:,} bytes.", PARAM)
     schema = msgspec.json.decode(encoded)
     try:
         Draft202012Validator.check_schema(schema)

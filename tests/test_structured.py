@@ -121,7 +121,7 @@ async def test_closing_closes_the_source() -> None:
 )
 async def test_bad_schemas_are_refused_at_the_door(schema: Any, reason: str) -> None:
     with pytest.raises(InvalidRequest) as raised:
-        check_schema(schema)
+        await check_schema(schema)
     assert raised.value.param == "response_format"
     assert reason in raised.value.message
 
@@ -131,11 +131,11 @@ async def test_schemas_too_deep_are_refused() -> None:
     for _ in range(900):
         schema = {"not": schema}
     with pytest.raises(InvalidRequest, match="nested too deeply"):
-        check_schema(schema)
+        await check_schema(schema)
 
 
 async def test_properties_may_have_the_names_of_keywords() -> None:
-    check_schema(
+    await check_schema(
         {"properties": {"$ref": {"type": "string"}, "patternProperties": {}, "pattern": {}}, "enum": [{"$ref": 1}]}
     )
 
@@ -145,6 +145,24 @@ async def test_schemas_may_refer_to_themselves() -> None:
     assert await text_of('{"next": {"next": {}}}', 5, JsonOutput(tree)) == '{"next": {"next": {}}}'
     with pytest.raises(InvalidRequest, match="without an end"):
         await text_of("{}", 5, JsonOutput({"$ref": "#"}))
+
+
+async def test_a_schema_whose_levels_double_the_work_is_given_up() -> None:
+    levels = {f"{i}": {"allOf": [{"$ref": f"#/$defs/{i + 1}"}] * 2} for i in range(40)}
+    schema = {"$ref": "#/$defs/0", "$defs": levels | {"40": {"type": "object"}}}
+    await check_schema(schema)
+    with pytest.raises(InvalidRequest, match="it takes too long"):
+        await text_of("{}", 5, JsonOutput(schema))
+
+
+async def test_a_long_schema_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="longer than 131,072 bytes"):
+        await check_schema({"enum": ["x" * 131_072]})
+
+
+async def test_an_answer_nested_without_measure_is_no_json() -> None:
+    with pytest.raises(BackendFailed, match="does not match"):
+        await text_of('{"a":' * 100_000, 100_000, JsonOutput())
 
 
 async def test_a_pattern_cannot_stop_the_server() -> None:

@@ -14,9 +14,8 @@ from msgspec import Struct
 
 from gateway.errors import ApiError, bad_request
 from gateway.ids import new_id
-from models.backend import InvalidRequest, JsonOutput, ModelRequest, NamedTool, Sampling, ToolChoice, ToolSpec
+from models.backend import JsonOutput, ModelRequest, NamedTool, Sampling, ToolChoice, ToolSpec
 from models.messages import Image, Message, Part, Text, ToolCall
-from models.structured import check_schema
 
 Number = int | float
 """PHP and Lua clients send 1000.0 where an integer is meant."""
@@ -189,7 +188,7 @@ class ChatRequest(Struct, frozen=True):
 
 
 def to_model_request(body: ChatRequest, model: str) -> ModelRequest:
-    """The call of `model` that a request asks for. `n`, `stream` and the choice of agent are the route's matter.
+    """The call of `model` that a request asks for. `n`, the agent and the check of a schema are the route's matter.
 
     Raises:
         ApiError: 400 that names the field.
@@ -471,10 +470,6 @@ def _output(form: ResponseFormat | None) -> JsonOutput | None:
         case ResponseFormat(type="json_schema", json_schema=JsonSchemaIn() as given):
             if given.schema is None:
                 return JsonOutput(name=given.name or "answer")
-            try:
-                check_schema(given.schema)
-            except InvalidRequest as error:
-                raise bad_request(error.message, "response_format", "invalid_value") from error
             return JsonOutput(given.schema, given.name or "answer", given.description or "", given.strict is not False)
         case ResponseFormat(type="json_schema"):
             path = "response_format.json_schema"

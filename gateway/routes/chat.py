@@ -18,6 +18,7 @@ from gateway.responses import JsonResponse
 from gateway.runs import Origin, Run
 from gateway.sse import EventStream, disconnected
 from models.backend import Backend, ModelInfo, ModelNotFound, ModelRequest
+from models.structured import check_schema
 
 PRIME = 0.8
 """Seconds that a stream waits for its first event, so that a failure until then has a real status.
@@ -45,6 +46,8 @@ async def create_chat_completion(request: Request[Any, Any, Any]) -> Response[An
     backend, info = await _find(parts, name)
     model_request = to_model_request(body, info.id)
     _check_abilities(model_request, info)
+    if model_request.output is not None and model_request.output.schema is not None:
+        await check_schema(model_request.output.schema)
     count = choices(body)
     run, headers = await _start(request, parts, mode, Context(backend, model_request, count), body, info)
     top = head(str(body.model), mode, run.id, f"{VERSION} {info.backend} {info.id}")
