@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import msgspec
+from limits.errors import StorageError
 from litestar import MediaType, Request, Response
 from litestar.exceptions import HTTPException
 from litestar.handlers import HTTPRouteHandler
@@ -114,10 +115,10 @@ def cancelled() -> ApiError:
 
 
 def store_unavailable() -> ApiError:
-    """503: the database refuses. The log says more; its own words would name files and hosts."""
+    """503: a store refuses. The log says more; its own words would name files and hosts."""
     return ApiError(
         503,
-        "The database is not available now.",
+        "The database, or the store of rate limits, is not available now.",
         type="server_error",
         code="upstream_unavailable",
         headers={"retry-after": "5"},
@@ -252,7 +253,7 @@ def to_api_error(error: Exception, method: str = "", path: str = "", limit: int 
                 param=error.param,
                 headers=error.headers,
             )
-        case StoreError():
+        case StoreError() | StorageError():
             return store_unavailable()
         case HTTPException():
             return from_http(error, method, path, limit)
@@ -272,8 +273,8 @@ def handler(limit: int) -> Callable[[Request[Any, Any, Any], Exception], Respons
         path, route = request.scope["path"], request.scope.get("route_handler")
         own = route.resolve_request_max_body_size() if isinstance(route, HTTPRouteHandler) else None
         api_error = to_api_error(error, request.method, path, own or limit)
-        if isinstance(error, StoreError):
-            logger.error("the database refuses: %s", error)
+        if isinstance(error, StoreError | StorageError):
+            logger.error("the database, or the store of rate limits, refuses: %s", error)
         if api_error is None:
             request_id = request.scope.get("state", {}).get("request_id")
             logger.error("request failed", exc_info=error, extra={"request_id": request_id, "path": path})

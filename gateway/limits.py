@@ -1,22 +1,26 @@
 """Rate limits for each API key or user: requests and tokens a minute, and answers under way at once."""
 
 import asyncio
+import logging
 import time
 from collections import Counter
 
 from limits import RateLimitItem, RateLimitItemPerMinute
 from limits.aio.storage import Storage
 from limits.aio.strategies import RateLimiter, SlidingWindowCounterRateLimiter
+from limits.errors import StorageError
 from limits.storage import storage_from_string
 
 from gateway.errors import rate_limited
 
+logger = logging.getLogger(__name__)
+
 
 def open_storage(uri: str) -> Storage:
-    """Where counts are kept, by its URI."""
+    """Where counts are kept, by its URI. Its failures are `limits.errors.StorageError`."""
     # The library's default driver for Redis raised RuntimeError outside of its own context manager.
     options = {"implementation": "redispy"} if "redis" in uri else {}
-    storage = storage_from_string(uri, **options)
+    storage = storage_from_string(uri, wrap_exceptions=True, **options)
     assert isinstance(storage, Storage)
     return storage
 
@@ -64,9 +68,12 @@ class Limits:
 
     async def _charge(self, item: RateLimitItem, caller: str, tokens: int) -> None:
         """Takes all that is left where more was spent than is left: a hit that does not fit would count for nothing."""
-        left = (await self._limiter.get_window_stats(item, caller)).remaining
-        if cost := min(tokens, left):
-            await self._limiter.hit(item, caller, cost=cost)
+        try:
+            left = (await self._limiter.get_window_stats(item, caller)).remaining
+            if cost := min(tokens, left):
+                await self._limiter.hit(item, caller, cost=cost)
+        except StorageError as error:
+            logger.warning("%d tokens were not counted: %s", tokens, error)
 
     async def _check(self, item: RateLimitItem, caller: str, unit: str, headers: dict[str, str], cost: int) -> None:
         allowed = await self._limiter.hit(item, caller, cost=1) if cost else await self._limiter.test(item, caller)

@@ -166,3 +166,13 @@ async def test_an_answer_that_is_refused_at_the_last_moment_gives_its_place_back
 
 async def test_without_limits_nothing_is_said_of_them(client: httpx.AsyncClient) -> None:
     assert told(await chat(client)) == {}
+
+
+async def test_limits_that_cannot_be_counted_let_nobody_pass(serve: Serve) -> None:
+    live = await serve([Scripted()], rate_limit_storage="async+redis://127.0.0.1:1/0", rate_limit_requests=5)
+    client, anonymous = await live.http(), await live.http("")
+    login = {"username": "admin", "password": "12345678"}
+    message = "The database, or the store of rate limits, is not available now."
+    expected = (503, envelope(message, "upstream_unavailable", type="server_error"), {"retry-after": "5"})
+    assert failure(await chat(client)) == expected
+    assert failure(await anonymous.post("/api/auth/login", json=login)) == expected
