@@ -132,4 +132,3 @@ AnyEvent = Live | Durable
 LIVE = (TextDelta, ThoughtDelta, ToolCallDelta, Progress)
 
 encode = msgspec.json.Encoder().encode
-decode = msgspec.json.Decoder(Durable).decode

@@ -42,6 +42,11 @@ class Principal(Struct, frozen=True):
     """The login that the token descends from."""
     expires_at: float | None = None
 
+    @property
+    def caller(self) -> str:
+        """Whom limits count: the API key, or the user where a token was used."""
+        return self.key_id or self.user_id
+
     def may(self, scope: str) -> bool:
         """Whether the scopes allow `scope`."""
         return not self.scopes or scope in self.scopes

@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
+from itertools import count
 
 from litestar import Litestar
 from litestar.datastructures import State
@@ -32,7 +33,9 @@ from models.catalog import Catalog
 logger = logging.getLogger(__name__)
 
 HOUSEKEEPING = 60.0
-"""Seconds between deletions of what is too old."""
+"""Seconds between rounds of writing down what keys were used and dropping tokens that have expired."""
+PURGE_EVERY = 60
+"""Rounds between deletions of old runs, which look through all of them."""
 
 
 class Server:
@@ -53,7 +56,6 @@ class Server:
 
     async def drain(self) -> None:
         """Turns not ready, refuses new runs, and gives those under way their grace, then an error that says why."""
-        self.parts.draining = True
         await self.parts.runs.drain(self.parts.settings.shutdown_grace)
 
 
@@ -140,9 +142,9 @@ def _assemble(settings: Settings, database: Database, catalog: Catalog, metrics:
 
 async def _keep_house(parts: Parts, access: Access) -> None:
     days = parts.settings.run_retention_days
-    while True:
-        with _tolerating("old runs were not deleted"):
-            if days:
+    for round_ in count():
+        if days and round_ % PURGE_EVERY == 0:
+            with _tolerating("old runs were not deleted"):
                 await parts.run_store.purge(time.time() - days * 86400)
         with _tolerating("old tokens were not deleted"):
             await access.purge()

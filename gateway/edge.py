@@ -5,7 +5,6 @@ request's metrics. A plain ASGI wrapper around the application, so that nothing 
 """
 
 import asyncio
-import logging
 import time
 from typing import Any
 
@@ -18,7 +17,6 @@ from gateway.metrics import Metrics
 from gateway.runs import Run
 
 access_log: Any = structlog.get_logger()
-logger = logging.getLogger(__name__)
 
 SECURITY = [
     (b"x-content-type-options", b"nosniff"),

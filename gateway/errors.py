@@ -82,6 +82,16 @@ def bad_request(message: str, param: str | None = None, code: str | None = "inva
     return ApiError(400, message, param=param, code=code)
 
 
+def missing(path: str, param: str | None = None) -> ApiError:
+    """400: there is nothing at `path`; `param` where the field to blame is another."""
+    return bad_request(f"Missing required parameter: '{path}'.", param or path, "missing_required_parameter")
+
+
+def no_model() -> ApiError:
+    """400: the request names no model, in OpenAI's own words."""
+    return bad_request("you must provide a model parameter", "model", "missing_required_parameter")
+
+
 def not_found(message: str, code: str = "not_found", param: str | None = None) -> ApiError:
     """404: it is not there, or is someone else's."""
     return ApiError(404, message, param=param, code=code)
@@ -165,9 +175,8 @@ def from_validation(error: msgspec.ValidationError) -> ApiError:
     text = str(error)
     path = match.group(1) if (match := _PATH.search(text)) else ""
     text = _PATH.sub("", text)
-    if missing := _MISSING.search(text):
-        path = _join(path, missing[1])
-        return bad_request(f"Missing required parameter: '{path}'.", path, "missing_required_parameter")
+    if absent := _MISSING.search(text):
+        return missing(_join(path, absent[1]))
     if unknown := _UNKNOWN.search(text):
         path = _join(path, unknown[1])
         return bad_request(f"Unknown parameter: '{path}'.", path, "unknown_parameter")

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from agents import AGENTS
-from gateway.errors import bad_request
+from gateway.errors import bad_request, no_model
 from gateway.openai.request import ChatRequest
 from models.catalog import Catalog
 
@@ -20,7 +20,7 @@ def choose(body: ChatRequest, headers: Mapping[str, str], catalog: Catalog) -> t
         ApiError: 400, the request names no model, an agent that does not exist, or two different ones.
     """
     if not body.model:
-        raise bad_request("you must provide a model parameter", "model", "missing_required_parameter")
+        raise no_model()
     prefix, model = split(body.model, catalog)
     field, header = body.agent_type, headers.get("x-agent-type")
     for name, param in ((field, "agent_type"), (header, "X-Agent-Type")):

@@ -3,17 +3,15 @@
 import asyncio
 import time
 from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import Any
 
 from litestar import Request
 from msgspec import Struct
 
-from gateway.errors import cancelled
 from gateway.limits import Limits
 from gateway.metrics import Metrics
 from gateway.runs import Runs
 from gateway.settings import Settings
-from gateway.sse import disconnected
 from gateway.store.runs import Recorder, RunStore
 from models.backend import Health, ModelInfo
 from models.catalog import Catalog
@@ -23,10 +21,8 @@ VERSION = "0.1.0"
 BUILTIN = "drover-tiny"
 """The id of the demonstration model, which is the default only where there is no other."""
 
-T = TypeVar("T")
 
-
-class Parts(Struct):
+class Parts(Struct, frozen=True):
     """Made once, in create_app."""
 
     settings: Settings
@@ -37,8 +33,6 @@ class Parts(Struct):
     limits: Limits
     metrics: Metrics
     probe: "Probe"
-    draining: bool = False
-    """Set at SIGTERM: no new work, and not ready."""
 
     async def default_model(self) -> ModelInfo | None:
         """The model for a request that names none: the one that was set, else the first that is not built in."""
@@ -86,22 +80,3 @@ def parts_of(request: Request[Any, Any, Any]) -> Parts:
     """The parts of the server that a request reached."""
     parts: Parts = request.app.state.parts
     return parts
-
-
-async def unless_gone(request: Request[Any, Any, Any], work: asyncio.Task[T]) -> T:
-    """The result of some work, which is cancelled when the client leaves first. The body must have been read.
-
-    Raises:
-        ApiError: the client has gone; nobody will read it.
-    """
-    watch = asyncio.create_task(disconnected(request.receive))
-    try:
-        await asyncio.wait({work, watch}, return_when=asyncio.FIRST_COMPLETED)
-        if not work.done():
-            raise cancelled()
-        return work.result()
-    finally:
-        watch.cancel()
-        if not work.done():
-            work.cancel()
-            await asyncio.wait({work})

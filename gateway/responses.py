@@ -10,17 +10,16 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 _encode = msgspec.json.Encoder().encode
 
 
-class JsonResponse(Response[Any]):
+class JsonResponse(Response[bytes]):
     """A struct as JSON, with status 200."""
 
     def __init__(self, content: msgspec.Struct, headers: Mapping[str, str]) -> None:
-        self._body = _encode(content)
-        self._fields = headers
+        super().__init__(_encode(content), headers=dict(headers))
 
     def to_asgi_response(self, *args: Any, **kwargs: Any) -> ASGIApp:  # type: ignore[override]
         """The response as an ASGI application."""
-        body = self._body
-        fields = [(name.encode(), value.encode()) for name, value in self._fields.items()]
+        body = self.content
+        fields = [(name.encode(), value.encode()) for name, value in self.headers.items()]
         headers = [
             (b"content-type", b"application/json"),
             (b"content-length", str(len(body)).encode()),

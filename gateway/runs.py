@@ -191,7 +191,8 @@ class Runs:
         self._recorder = recorder
         self._timeout = timeout
         self._live: dict[str, Run] = {}
-        self._draining = False
+        self.draining = False
+        """Set when the server is told to stop: no new runs."""
 
     def start(self, origin: Origin, asked: Asked, events: AsyncIterator[AnyEvent], ended: Callable[[Run], None]) -> Run:
         """Puts an agent's events to work. `ended` is called when the run is over.
@@ -199,7 +200,7 @@ class Runs:
         Raises:
             ApiError: 503, the server is shutting down.
         """
-        if self._draining:
+        if self.draining:
             raise shutting_down()
         run = Run(origin, asked, events, self._recorder, self._timeout)
         self._live[run.id] = run
@@ -217,7 +218,7 @@ class Runs:
 
     async def drain(self, grace: float) -> None:
         """Takes no new runs, gives those under way `grace` seconds, then ends them with an error that says why."""
-        self._draining = True
+        self.draining = True
         tasks = [run.task for run in self._live.values()]
         if tasks:
             await asyncio.wait(tasks, timeout=grace)

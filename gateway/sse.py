@@ -109,9 +109,3 @@ class _Sender:
             return (await asyncio.wait_for(receive(), max(due, 0.05)))["type"] == "http.disconnect"
         except TimeoutError:
             return False
-
-
-async def disconnected(receive: Receive) -> None:
-    """Returns when the client has gone. The body must have been read before."""
-    while (await receive())["type"] != "http.disconnect":
-        pass

@@ -374,3 +374,14 @@ async def test_all_keys_of_a_user_see_their_runs(live: Live, client: httpx.Async
 async def test_what_is_no_run_is_not_found(client: httpx.AsyncClient) -> None:
     for method, path in (("GET", ""), ("GET", "/events"), ("POST", "/cancel")):
         assert failure(await client.request(method, f"/v1/runs/run_nothing{path}")) == (404, MISSING, {})
+
+
+async def test_old_runs_are_deleted_with_their_events(serve: Serve) -> None:
+    client = await (await serve([Scripted()])).http()
+    run = await ask(client)
+    assert (await get(client, f"/v1/runs/{run}"))["status"] == "completed"
+    forgetful = await serve([Scripted()], run_retention_days=1e-9)
+    async with asyncio.timeout(10):
+        while (await client.get(f"/v1/runs/{run}")).status_code == 200:
+            pass
+    assert await forgetful.server.parts.run_store.events(run) == []

@@ -12,8 +12,8 @@ from typing import Any, Literal, TypeVar, get_args
 import msgspec
 from msgspec import Struct
 
-from gateway.errors import ApiError, bad_request
-from gateway.ids import new_id
+from agents.turn import new_call_id
+from gateway.errors import ApiError, bad_request, missing
 from models.backend import JsonOutput, ModelRequest, NamedTool, Sampling, ToolChoice, ToolSpec
 from models.messages import Image, Message, Part, Text, ToolCall
 
@@ -269,7 +269,7 @@ def _call(call: ToolCallIn) -> ToolCall:
     arguments = call.function.arguments
     if isinstance(arguments, dict):
         arguments = msgspec.json.encode(arguments).decode()
-    return ToolCall(call.id or new_id("call_"), call.function.name, arguments or "{}")
+    return ToolCall(call.id or new_call_id(), call.function.name, arguments or "{}")
 
 
 def _tool_result(message: MessageIn, path: str, call_names: dict[str, str]) -> Message:
@@ -280,9 +280,7 @@ def _tool_result(message: MessageIn, path: str, call_names: dict[str, str]) -> M
             text = "must be the name of a function called in an assistant message before it."
             raise bad_request(f"Invalid value for '{path}.name': {text}", f"{path}.name")
     if not call_id:
-        raise bad_request(
-            f"Missing required parameter: '{path}.tool_call_id'.", f"{path}.tool_call_id", "missing_required_parameter"
-        )
+        raise missing(f"{path}.tool_call_id")
     if call_id not in call_names:
         text = "'tool_call_id' must be the id of a tool call in an assistant message before it."
         raise bad_request(f"Invalid value for '{path}.tool_call_id': {text}", f"{path}.tool_call_id")
@@ -314,9 +312,7 @@ def _part(part: ContentPart, path: str) -> Part:
         case "text" | "refusal" | "input_text" | "output_text":
             text = part.text if part.text is not None else part.refusal
             if text is None:
-                raise bad_request(
-                    f"Missing required parameter: '{path}.text'.", f"{path}.text", "missing_required_parameter"
-                )
+                raise missing(f"{path}.text")
             return Text(text)
         case "image_url":
             return _image(part.image_url, f"{path}.image_url")
@@ -334,7 +330,7 @@ _DATA_URI = re.compile(r"data:(image/(?:png|jpe?g|webp|gif));base64,", re.IGNORE
 
 def _image(source: ImageUrl | str | None, path: str) -> Image:
     if source is None:
-        raise bad_request(f"Missing required parameter: '{path}'.", path, "missing_required_parameter")
+        raise missing(path)
     url, detail = (source, None) if isinstance(source, str) else (source.url, source.detail)
     if (prefix := _DATA_URI.match(url)) is None:
         # Fetching an address for a caller would let him reach the server's own network.
@@ -395,9 +391,7 @@ def _tool(tool: ToolIn, path: str) -> ToolSpec:
             f"Tools of type '{tool.type[:40]}' are not supported; use 'function'.", f"{path}.type", "unsupported_value"
         )
     if (function := tool.function) is None:
-        raise bad_request(
-            f"Missing required parameter: '{path}.function'.", f"{path}.function", "missing_required_parameter"
-        )
+        raise missing(f"{path}.function")
     if not _TOOL_NAME.fullmatch(function.name):
         text = "must be 1 to 64 letters, digits, underscores and hyphens."
         raise bad_request(f"Invalid value for '{path}.function.name': {text}", f"{path}.function.name")
@@ -472,8 +466,7 @@ def _output(form: ResponseFormat | None) -> JsonOutput | None:
                 return JsonOutput(name=given.name or "answer")
             return JsonOutput(given.schema, given.name or "answer", given.description or "", given.strict is not False)
         case ResponseFormat(type="json_schema"):
-            path = "response_format.json_schema"
-            raise bad_request(f"Missing required parameter: '{path}'.", "response_format", "missing_required_parameter")
+            raise missing("response_format.json_schema", "response_format")
     raise bad_request(
         "'response_format.type' must be 'text', 'json_object' or 'json_schema'.", "response_format", "invalid_value"
     )

@@ -1,6 +1,5 @@
 """POST /v1/chat/completions: an answer from a model, or from an agent that works on it."""
 
-import asyncio
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -9,14 +8,15 @@ from litestar import Request, Response, post
 
 from agents import AGENTS, Context
 from agents.events import Asked
-from gateway.errors import ApiError, bad_request, cancelled, decode
+from gateway.errors import ApiError, bad_request, cancelled, decode, missing
 from gateway.modes import choose
 from gateway.openai.request import ChatRequest, choices, new_messages, to_model_request
 from gateway.openai.response import ChunkStream, Head, completion, head
 from gateway.parts import VERSION, Parts, parts_of
+from gateway.presence import watched
 from gateway.responses import JsonResponse
 from gateway.runs import Origin, Run
-from gateway.sse import EventStream, disconnected
+from gateway.sse import EventStream
 from models.backend import Backend, ModelInfo, ModelNotFound, ModelRequest
 from models.structured import check_schema
 
@@ -42,7 +42,7 @@ async def create_chat_completion(request: Request[Any, Any, Any]) -> Response[An
     body = decode(_decoder, await request.body())
     mode, name = choose(body, request.headers, parts.catalog)
     if body.messages is None:
-        raise bad_request("Missing required parameter: 'messages'.", "messages", "missing_required_parameter")
+        raise missing("messages")
     backend, info = await _find(parts, name)
     model_request = to_model_request(body, info.id)
     _check_abilities(model_request, info)
@@ -83,7 +83,7 @@ async def _start(
 ) -> tuple[Run, dict[str, str]]:
     """The run at work within its caller's limits, and the headers that tell of both."""
     principal = request.user
-    caller = principal.key_id or principal.user_id
+    caller = principal.caller
     headers = await parts.limits.enter(caller)
 
     def ended(run: Run) -> None:
@@ -121,20 +121,11 @@ async def _frames(run: Run, stream: ChunkStream) -> AsyncGenerator[bytes, None]:
 async def _whole(
     request: Request[Any, Any, Any], run: Run, top: Head, headers: dict[str, str], parts: Parts
 ) -> Response[Any]:
-    watch = asyncio.create_task(_stop_when_gone(request, run))
-    try:
+    with watched(request, lambda: run.stop(cancelled())):
         await run.over()
-    finally:
-        watch.cancel()
     if run.error is not None:
         raise run.error
     return JsonResponse(completion(top, run.events, parts.settings.reasoning_field), headers)
-
-
-async def _stop_when_gone(request: Request[Any, Any, Any], run: Run) -> None:
-    """The framework does not tell a handler that streams nothing when its client leaves."""
-    await disconnected(request.receive)
-    run.stop(cancelled())
 
 
 HANDLERS = (create_chat_completion,)

@@ -10,9 +10,10 @@ import msgspec
 from litestar import Request, Response, post
 from msgspec import Struct
 
-from gateway.errors import bad_request, decode
+from gateway.errors import bad_request, decode, missing, no_model
 from gateway.openai.request import Number
-from gateway.parts import parts_of, unless_gone
+from gateway.parts import parts_of
+from gateway.presence import unless_gone
 
 MAX_INPUTS = 2048
 """OpenAI's own limit of texts in one request."""
@@ -60,7 +61,7 @@ async def create_embeddings(request: Request[Any, Any, Any]) -> Response[Embeddi
     parts = parts_of(request)
     body = decode(_decoder, await request.body())
     if not body.model:
-        raise bad_request("you must provide a model parameter", "model", "missing_required_parameter")
+        raise no_model()
     texts = _texts(body.input)
     form = body.encoding_format or "float"
     if form not in ("float", "base64"):
@@ -69,8 +70,7 @@ async def create_embeddings(request: Request[Any, Any, Any]) -> Response[Embeddi
     backend, info = await parts.catalog.find(body.model)
     if info.capabilities is not None and "embed" not in info.capabilities:
         raise bad_request(f"The model `{info.id}` does not support embeddings.", "model", "unsupported_value")
-    principal = request.user
-    caller = principal.key_id or principal.user_id
+    caller = request.user.caller
     headers = await parts.limits.enter(caller)
     tokens = 0
     try:
@@ -84,7 +84,7 @@ async def create_embeddings(request: Request[Any, Any, Any]) -> Response[Embeddi
 
 def _texts(given: str | list[str | int | list[int]] | None) -> list[str]:
     if given is None:
-        raise bad_request("Missing required parameter: 'input'.", "input", "missing_required_parameter")
+        raise missing("input")
     texts = [given] if isinstance(given, str) else given
     if not texts or len(texts) > MAX_INPUTS:
         raise bad_request(f"'input' must hold 1 to {MAX_INPUTS} texts.", "input")

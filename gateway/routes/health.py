@@ -76,7 +76,7 @@ async def ready(request: Request[Any, Any, Any]) -> Response[State]:
 
 def not_ready(parts: Parts, found: dict[str, Health]) -> list[str]:
     """Why no work should be sent here."""
-    reasons = ["shutting down"] if parts.draining else []
+    reasons = ["shutting down"] if parts.runs.draining else []
     if not any(state.ok for state in found.values()):
         reasons.append("no backend answers")
     if parts.recorder.error is not None:
@@ -97,7 +97,7 @@ def status_routes(public: bool) -> list[Any]:
         return StatusOut(
             "degraded" if reasons else "ok",
             VERSION,
-            parts.draining,
+            parts.runs.draining,
             len(parts.runs),
             "ok" if parts.recorder.error is None else "refuses writes",
             {
