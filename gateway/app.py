@@ -3,9 +3,10 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from itertools import count
+from typing import Any
 
 from litestar import Litestar
 from litestar.datastructures import State
@@ -70,7 +71,7 @@ def create_app(settings: Settings, secret: str, backends: Sequence[Backend] | No
     database = Database(settings.database)
     access = Access(settings, secret, database)
     catalog = Catalog(make_backends(settings) if backends is None else backends)
-    metrics = Metrics(lambda: _queues(catalog))
+    metrics = Metrics(lambda: _states(catalog))
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncGenerator[None, None]:
@@ -160,10 +161,10 @@ def _tolerating(consequence: str) -> Iterator[None]:
         logger.warning("%s: %s", consequence, error)
 
 
-def _queues(catalog: Catalog) -> dict[tuple[str, str], int]:
-    """How many requests wait for each model, where a backend knows."""
-    queues: dict[tuple[str, str], int] = {}
-    for backend in catalog.backends:
-        for model, state in backend.status().get("models", {}).items():
-            queues[backend.name, model] = int(state.get("queue", 0))
-    return queues
+def _states(catalog: Catalog) -> dict[tuple[str, str], Mapping[str, Any]]:
+    """What backends know of their models now."""
+    return {
+        (backend.name, model): state
+        for backend in catalog.backends
+        for model, state in backend.status().get("models", {}).items()
+    }

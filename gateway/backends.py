@@ -27,7 +27,11 @@ def _llama_cpp(settings: Settings) -> Backend:
         threads=settings.llamacpp_threads,
         mmap=settings.llamacpp_mmap,
         mlock=settings.llamacpp_mlock,
+        parallel=settings.llamacpp_parallel,
+        cache=settings.llamacpp_cache,
         queue=settings.llamacpp_queue,
+        keep_alive=settings.llamacpp_keep_alive,
+        max_loaded=settings.llamacpp_max_loaded,
     )
 
 

@@ -157,7 +157,8 @@ def from_model(error: ModelError) -> ApiError:
         case Busy():
             return rate_limited(error.message, error.retry_after)
         case Unavailable():
-            return ApiError(503, error.message, type="server_error", code=error.code, headers={"retry-after": "2"})
+            headers = {"retry-after": str(math.ceil(error.retry_after))}
+            return ApiError(503, error.message, type="server_error", code=error.code, headers=headers)
         case BackendTimeout():
             return ApiError(504, error.message, type="timeout_error", code=error.code, headers=NO_RETRY)
         case BackendFailed() | ModelError():

@@ -1,11 +1,11 @@
 """Metrics in Prometheus' text format."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from gateway.store.runs import RunRecord
@@ -13,10 +13,14 @@ from gateway.store.runs import RunRecord
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 
 
-class Metrics:
-    """This server's counters. `collect` is asked for a backend's queue at each reading."""
+States = Callable[[], Mapping[tuple[str, str], Mapping[str, Any]]]
+"""Tells what backends know of their models now, by backend and model."""
 
-    def __init__(self, queues: Callable[[], dict[tuple[str, str], int]]) -> None:
+
+class Metrics:
+    """This server's counters. `states` is asked at each reading."""
+
+    def __init__(self, states: States) -> None:
         self._registry = CollectorRegistry()
         self._requests = Counter(
             "drover_requests", "HTTP requests.", ("method", "route", "status"), registry=self._registry
@@ -44,7 +48,7 @@ class Metrics:
             registry=self._registry,
         )
         self._running = Gauge("drover_runs_running", "Runs under way.", registry=self._registry)
-        self._registry.register(_Queues(queues))
+        self._registry.register(_Models(states))
         self._of_request = cache(self._children_of_request)
         self._of_run = cache(self._children_of_run)
 
@@ -92,12 +96,43 @@ class _RunMetrics(NamedTuple):
     completion: Counter
 
 
-class _Queues(Collector):
-    def __init__(self, queues: Callable[[], dict[tuple[str, str], int]]) -> None:
-        self._queues = queues
+_Family = type[GaugeMetricFamily] | type[CounterMetricFamily]
+
+_OF_MODELS: tuple[tuple[str, _Family, str, str], ...] = (
+    ("queue", GaugeMetricFamily, "drover_queue", "Requests that wait for a model."),
+    ("loaded", GaugeMetricFamily, "drover_engine_loaded", "1 where a model is loaded."),
+    ("slots", GaugeMetricFamily, "drover_engine_slots", "Requests that a model works on at once."),
+    ("active", GaugeMetricFamily, "drover_engine_active", "Requests in slots."),
+    ("cells", GaugeMetricFamily, "drover_engine_cells", "Tokens that the key-value cache can hold."),
+    ("cells_used", GaugeMetricFamily, "drover_engine_cells_used", "Tokens that the key-value cache holds."),
+    ("prompt_tokens", CounterMetricFamily, "drover_engine_prompt_tokens", "Tokens of prompts."),
+    ("cached_tokens", CounterMetricFamily, "drover_engine_cached_tokens", "Of these, not computed again."),
+    ("generated_tokens", CounterMetricFamily, "drover_engine_generated_tokens", "Tokens generated."),
+    (
+        "tokens_per_second",
+        GaugeMetricFamily,
+        "drover_engine_tokens_per_second",
+        "Tokens generated in a second of work, of late.",
+    ),
+    ("steps", CounterMetricFamily, "drover_engine_steps", "Batches computed."),
+    ("computing", CounterMetricFamily, "drover_engine_compute_seconds", "Time inside llama.cpp."),
+    ("overhead", CounterMetricFamily, "drover_engine_overhead_seconds", "Time between batches while there was work."),
+    ("crashes", CounterMetricFamily, "drover_engine_crashes", "Engine processes that ended unasked."),
+)
+"""What is measured of a model's state: its key there, alone or under `engine`, and the metric."""
+
+
+class _Models(Collector):
+    """Each model's state as metrics; a model whose backend does not tell a number has no sample of it."""
+
+    def __init__(self, states: States) -> None:
+        self._states = states
 
     def collect(self) -> Iterable[Metric]:
-        family = GaugeMetricFamily("drover_queue", "Requests that wait for a model.", labels=("backend", "model"))
-        for labels, waiting in self._queues().items():
-            family.add_metric(labels, waiting)
-        yield family
+        states = {labels: {**state, **state.get("engine", {})} for labels, state in self._states().items()}
+        for key, kind, name, text in _OF_MODELS:
+            family = kind(name, text, labels=("backend", "model"))
+            for labels, state in states.items():
+                if key in state:
+                    family.add_metric(labels, state[key])
+            yield family

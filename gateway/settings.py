@@ -9,6 +9,8 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from models.duration import seconds
+
 ROOT = Path(__file__).resolve().parent.parent
 BUILTIN_MODEL = ROOT / "models" / "builtin" / "tiny.gguf"
 
@@ -127,8 +129,16 @@ class Settings(BaseSettings):
     """Map the file into memory rather than read it."""
     llamacpp_mlock: bool = False
     """Keep the model from being swapped out."""
+    llamacpp_parallel: int = Field(8, ge=1, le=256)
+    """Requests that a model works on at once."""
+    llamacpp_cache: int = Field(0, ge=0)
+    """Tokens that a model remembers for all its requests together, at least the context; 0: just that."""
     llamacpp_queue: int = Field(32, ge=1)
-    """Requests that may wait for a model; one more gets 429."""
+    """Requests that may wait for a model besides; one more gets 429."""
+    llamacpp_keep_alive: str = "5m"
+    """How long a model stays loaded without work: seconds, or such as `90s` and `2h`; below zero: for ever."""
+    llamacpp_max_loaded: int = Field(3, ge=1)
+    """Models that may be loaded at once; for one more, the least recently used goes."""
     builtin_model: bool = True
     """Whether the built-in demonstration model is offered."""
 
@@ -227,6 +237,12 @@ class Settings(BaseSettings):
     def _fits_a_header(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and not all("!" <= character <= "~" for character in value.get_secret_value()):
             raise ValueError("has spaces or characters that no HTTP header can carry")
+        return value
+
+    @field_validator("llamacpp_keep_alive")
+    @classmethod
+    def _duration(cls, value: str) -> str:
+        seconds(value)
         return value
 
     @field_validator("data_directory", "llamacpp_models_directory")

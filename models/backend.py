@@ -84,7 +84,7 @@ class ModelRequest(Struct, frozen=True, omit_defaults=True):
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
     think: bool | None = None
     keep_alive: str | int | None = None
-    """How long the backend keeps the model loaded afterwards: seconds, or a duration such as "5m"."""
+    """How long the backend keeps the model loaded afterwards: seconds or such as "5m"; below zero: for ever."""
     num_ctx: int | None = None
     template_options: dict[str, Any] | None = None
     """`chat_template_kwargs` of the request: variables for the model's own template."""
@@ -155,7 +155,10 @@ class Backend(Protocol):
         ...
 
     def status(self) -> Mapping[str, Any]:
-        """What the backend is doing, for /health/status: JSON values, no secrets, no waiting."""
+        """What the backend is doing, for /health/status: JSON values, no secrets, no waiting.
+
+        What is known of single models stands by their ids under `models`. Its numbers are measured, too.
+        """
         ...
 
 
@@ -223,6 +226,11 @@ class Unavailable(ModelError):
     """The backend does not answer now. `code` is `upstream_unavailable` or `model_loading`."""
 
     code = "upstream_unavailable"
+
+    def __init__(self, message: str, retry_after: float = 2.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+        """Seconds."""
 
 
 class BackendTimeout(ModelError):

@@ -21,7 +21,17 @@ from models.backend import Backend
 
 SECRET = "b1946ac92492d2347c6235b4d2611184d0f8a7a9"
 
+PATIENCE = 20.0
+"""Seconds after which what did not happen counts as never."""
+
 Serve = Callable[..., Awaitable["Live"]]
+
+
+async def until(come_true: Callable[[], bool]) -> None:
+    """Waits for what another process does, of which there is no event here. Raises TimeoutError."""
+    async with asyncio.timeout(PATIENCE):
+        while not come_true():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
 
 
 class Live:

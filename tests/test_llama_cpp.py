@@ -1,13 +1,8 @@
 """The llama.cpp backend on the built-in model: real inference in real engine processes."""
 
-import asyncio
 import hashlib
 import json
 import os
-import select
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -19,8 +14,6 @@ import msgspec
 import pytest
 
 from models.backend import (
-    BackendFailed,
-    Busy,
     ContextTooLong,
     Health,
     InvalidRequest,
@@ -171,7 +164,7 @@ async def test_seeds_differ(llama: LlamaCpp) -> None:
 
 
 async def test_max_tokens_cut_the_answer(llama: LlamaCpp) -> None:
-    reply, deltas = await ask(llama, request("Hello", sampling=Sampling(temperature=0.0, max_tokens=5)))
+    reply, deltas = await ask(llama, request("Hello", sampling=Sampling(temperature=0.0, seed=1, max_tokens=5)))
     assert reply.finish == "length"
     assert GREETING.startswith(reply.text)
     assert deltas[-1].usage == Usage(11, 5, 0, 0)
@@ -333,7 +326,8 @@ async def test_a_named_tool_is_called(llama: LlamaCpp) -> None:
 
 async def test_characters_are_never_split(llama: LlamaCpp) -> None:
     text = "Grüße, 世界 👩‍👩‍👧 नमस्ते"
-    reply, deltas = await ask(llama, request("Hello", output=JsonOutput({"const": text})))
+    each = Sampling(temperature=0.0, logprobs=True)  # Otherwise what leaves no choice comes in one piece.
+    reply, deltas = await ask(llama, request("Hello", output=JsonOutput({"const": text}), sampling=each))
     assert reply.text == json.dumps(text, ensure_ascii=False)
     assert not any("\ufffd" in delta.text for delta in deltas)
     assert len(deltas) > len(text) / 2
@@ -490,7 +484,8 @@ async def test_vectors(tmp_path: Path, llama: LlamaCpp) -> None:
     with pytest.raises(InvalidRequest) as no_vectors:
         await llama.embed("drover-tiny", ["Hello"])
     assert full.usage == Usage(10)
-    assert full.vectors[0] == full.vectors[2] != full.vectors[1]
+    assert full.vectors[0] == pytest.approx(full.vectors[2], abs=1e-6)
+    assert full.vectors[0] != pytest.approx(full.vectors[1], abs=1e-3)
     for vector in [*full.vectors, *short.vectors]:
         assert sum(number * number for number in vector) == pytest.approx(1.0, abs=1e-5)
     assert [len(vector) for vector in [*full.vectors, *short.vectors]] == [192, 192, 192, 8]
@@ -507,35 +502,7 @@ async def test_vectors(tmp_path: Path, llama: LlamaCpp) -> None:
     ]
 
 
-# The life of an engine
-
-
-async def test_a_longer_prompt_reuses_the_shorter_one(llama: LlamaCpp) -> None:
-    free = Sampling(temperature=1.0, max_tokens=20)
-    talk = [user("Say banana"), Message("assistant", "banana"), user("Hello")]
-    _, first = await ask(llama, request(*talk[:1], sampling=free, tools=(PYTHON,)))
-    _, second = await ask(llama, request(*talk, sampling=free, tools=(PYTHON,)))
-    _, greedy = await ask(llama, request(*talk, tools=(PYTHON,)))
-    _, again = await ask(llama, request(*talk, tools=(PYTHON,)))
-    before, usage, fresh, repeated = (deltas[-1].usage for deltas in (first, second, greedy, again))
-    assert before and usage and fresh and repeated
-    assert before.prompt_tokens <= usage.cached_tokens < usage.prompt_tokens
-    assert fresh.cached_tokens == 0  # Computed with other batches: rounding could change the answer.
-    assert repeated.cached_tokens == 128
-
-
-async def test_requests_at_once_are_answered_in_order(llama: LlamaCpp) -> None:
-    done: list[str] = []
-
-    async def talk(text: str) -> Reply:
-        reply, _ = await ask(llama, request(text))
-        done.append(text)
-        return reply
-
-    prompts = ["Hello", "Say banana", "Hello there", "Say pear"]
-    alone = [(await ask(llama, request(prompt)))[0] for prompt in prompts]
-    assert await asyncio.gather(*map(talk, prompts)) == alone
-    assert done == prompts
+# Cancelling
 
 
 async def test_a_closed_answer_makes_place_at_once(llama: LlamaCpp) -> None:
@@ -544,102 +511,6 @@ async def test_a_closed_answer_makes_place_at_once(llama: LlamaCpp) -> None:
     start = time.monotonic()
     assert (await ask(llama, request("Hello")))[0].text == GREETING
     assert time.monotonic() - start < 1  # The rest of the first answer would take two seconds more.
-
-
-async def test_a_full_queue_refuses_and_a_closed_request_leaves_it() -> None:
-    backend = LlamaCpp([], None, TINY, threads=1, queue=1)
-    working = backend.chat(request("Hello", sampling=ENDLESS))
-    await anext(working)
-    waiting = asyncio.create_task(ask(backend, request("Hello")))
-    await asyncio.sleep(0)
-    (status,) = backend.status()["models"].values()
-    assert status == {"pid": status["pid"], "state": "ready", "queue": 1, "context": 2048}
-    error = await refusal(backend, request("Hello"))
-    assert facts(error) == (
-        Busy,
-        "The model `drover-tiny` has 1 requests waiting already.",
-        None,
-        "rate_limit_exceeded",
-    )
-    await working.aclose()
-    assert (await waiting)[0].text == GREETING
-    await backend.close()
-
-
-async def test_a_killed_engine_fails_its_request_and_no_other(llama: LlamaCpp) -> None:
-    working = llama.chat(request("Hello", sampling=ENDLESS))
-    await anext(working)
-    waiting = asyncio.create_task(ask(llama, request("Hello")))
-    pid = llama.status()["models"]["drover-tiny"]["pid"]
-    os.kill(pid, signal.SIGKILL)
-    with pytest.raises(BackendFailed) as caught:
-        async for _ in working:
-            pass
-    assert caught.value.message == "The engine process of `drover-tiny` ended: signal 9."
-    assert (await waiting)[0] == Reply(GREETING, finish="stop")
-    assert llama.status()["models"]["drover-tiny"]["pid"] != pid
-
-
-async def test_an_idle_engine_that_was_killed_is_replaced(llama: LlamaCpp) -> None:
-    await ask(llama, request("Hello"))
-    os.kill(llama.status()["models"]["drover-tiny"]["pid"], signal.SIGKILL)
-    assert (await ask(llama, request("Hello")))[0].text == GREETING
-
-
-async def test_nothing_is_left_after_close_and_a_closed_backend_can_start_again() -> None:
-    backend = LlamaCpp([], None, TINY, threads=1)
-    await ask(backend, request("Hello"))
-    pid = backend.status()["models"]["drover-tiny"]["pid"]
-    await backend.close()
-    with pytest.raises(ProcessLookupError):
-        os.kill(pid, 0)
-    assert backend.status() == {
-        "models": {"drover-tiny": {"pid": None, "state": "stopped", "queue": 0, "context": 2048}}
-    }
-    assert (await ask(backend, request("Hello")))[0].text == GREETING
-    await backend.close()
-
-
-ORPHANING = """
-import asyncio, sys
-from pathlib import Path
-from models.backend import ModelRequest, Sampling
-from models.llama_cpp import LlamaCpp
-from models.messages import Message
-
-async def main():
-    backend = LlamaCpp([], None, Path(sys.argv[1]))
-    sampling = Sampling(logit_bias={1418: -1000.0, 1420: -1000.0})
-    async for _ in backend.chat(ModelRequest("drover-tiny", (Message("user", "Hello"),), sampling)):
-        print(backend.status()["models"]["drover-tiny"]["pid"], "llama_cpp" in sys.modules, flush=True)
-
-asyncio.run(main())
-"""
-
-
-def test_an_engine_dies_with_its_server_which_never_loads_llama_cpp() -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", ORPHANING, str(TINY)], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    ) as server:
-        assert server.stdout
-        pid, imported = server.stdout.readline().split()
-        engine = os.pidfd_open(int(pid))
-        server.kill()
-    ended, _, _ = select.select([engine], [], [], 5)
-    os.close(engine)
-    assert ended
-    assert imported == "False"
-
-
-async def test_an_engine_knows_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DROVER_TEST_SECRET", "hunter2")
-    backend = LlamaCpp([], None, TINY, threads=1)
-    await ask(backend, request("Hello"))
-    pid = backend.status()["models"]["drover-tiny"]["pid"]
-    environment = Path(f"/proc/{pid}/environ").read_text()
-    await backend.close()
-    assert "hunter2" not in environment
-    assert "GGML_NO_BACKTRACE=1" in environment
 
 
 # Generated text → deltas

@@ -218,7 +218,7 @@ class ChatBody(Struct):
     num_ctx: Count | None = None
     """Context in tokens, where the operator lets requests choose it."""
     keep_alive: str | int | None = None
-    """How long Ollama keeps the model loaded afterwards: seconds, or a duration such as `5m`."""
+    """How long the model stays loaded afterwards: seconds, or a duration such as `5m`; below zero: for ever."""
     think: bool | Effort | None = None
     """Whether the model thinks before it answers, where it can."""
     options: OllamaOptions | None = None

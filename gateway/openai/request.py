@@ -15,6 +15,7 @@ from msgspec import Struct
 from agents.turn import new_call_id
 from gateway.errors import ApiError, bad_request, missing
 from models.backend import JsonOutput, ModelRequest, NamedTool, Sampling, ToolChoice, ToolSpec
+from models.duration import seconds
 from models.messages import Image, Message, Part, Text, ToolCall
 
 Number = int | float
@@ -489,13 +490,14 @@ def _thinking(body: ChatRequest) -> tuple[Effort | None, bool | None]:
     return _EFFORTS[given], think
 
 
-_DURATION = re.compile(r"-?(\d+(\.\d+)?(ms|s|m|h))+|-?\d+")
-
-
 def _keep_alive(value: str | Number | None) -> str | int | None:
-    if isinstance(value, str) and not _DURATION.fullmatch(value):
-        raise bad_request("'keep_alive' must be seconds, or a duration such as '5m'.", "keep_alive")
-    return value if isinstance(value, str) else _integer("keep_alive", value, -1, 2**31 - 1)
+    if not isinstance(value, str):
+        return _integer("keep_alive", value, -1, 2**31 - 1)
+    try:
+        seconds(value)
+    except ValueError as error:
+        raise bad_request(f"'keep_alive' {error}.", "keep_alive") from None
+    return value
 
 
 N = TypeVar("N", int, float)

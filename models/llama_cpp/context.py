@@ -1,22 +1,29 @@
-"""A loaded model, and the tokens whose computation it remembers."""
+"""A loaded model and llama.cpp's context for it: batches in, logits or vectors out."""
 
 import ctypes
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any
 
 import llama_cpp
 import numpy
+from msgspec import Struct
 from numpy.typing import NDArray
 
+from models.llama_cpp.cache import Tokens
 from models.llama_cpp.protocol import Load
+from models.llama_cpp.scheduler import BATCH
 from models.llama_cpp.vocabulary import Vocabulary
 
-BATCH = 512
-"""Tokens of a prompt that are computed at once."""
-CHUNK = 64
-"""The same, where the outcome must not depend on what was remembered."""
+if TYPE_CHECKING:
+    from models.llama_cpp.vision import Picture, Projector
 
-_ABORTED = 2
+_NO_ROOM, _ABORTED = 1, 2
+_MOST_SEQUENCES = 256
+"""llama.cpp's own limit, LLAMA_MAX_SEQ."""
 
 _strlen = ctypes.CDLL(None).strlen
 
@@ -29,121 +36,224 @@ class Stopped(Exception):
     """The computation was stopped on request."""
 
 
+class NoRoom(Exception):
+    """The cache has no cells for a batch."""
+
+
 class DecodeFailed(Exception):
     """llama.cpp could not compute a batch."""
 
 
 class StopFlag:
-    """Set by one thread, ends the computation of another between two operations on tensors."""
+    """Ends a computation between two operations on tensors, once all requests that it is for were cancelled."""
 
     def __init__(self) -> None:
         # llama.cpp calls back after every operation: C's strlen, of a text that is empty or not, needs no Python.
         self._text = ctypes.create_string_buffer(2)
         self.callback = ctypes.cast(_strlen, llama_cpp.ggml_abort_callback)
         self.argument = ctypes.cast(self._text, ctypes.c_void_p)
+        self._lock = Lock()
+        self._wanted: set[int] = set()
 
-    def set(self) -> None:
-        """Stops the computation that runs, or the next."""
-        self._text.value = b"x"
+    @contextmanager
+    def watching(self, numbers: Iterable[int]) -> Iterator[None]:
+        """Says for which requests the computation within is."""
+        with self._lock:
+            self._wanted = set(numbers)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._wanted.clear()
+                self._text.value = b""
 
-    def clear(self) -> None:
-        """Lets computations run again."""
-        self._text.value = b""
+    def cancel(self, number: int) -> None:
+        """Nobody waits for a request any more; called in another thread."""
+        with self._lock:
+            if number in self._wanted:
+                self._wanted.remove(number)
+                if not self._wanted:
+                    self._text.value = b"x"
 
     @property
     def is_set(self) -> bool:
-        """Whether computations are to stop."""
+        """Whether the computation is to end."""
         return bool(self._text.value)
 
 
+class Part(Struct, frozen=True):
+    """What a batch computes of one sequence."""
+
+    sequence: int
+    position: int
+    """Of the first of the tokens."""
+    tokens: Tokens
+    drawn: bool = True
+    """Whether the logits after the last token are wanted."""
+
+
+Embeddings = NDArray[numpy.float32]
+"""What stands for a picture in place of tokens, in the shape (tokens, width of the model's input)."""
+
+
+class Seen(Struct, frozen=True):
+    """A picture with what the projector makes of it."""
+
+    picture: "Picture"
+    embeddings: Embeddings
+
+
 class Context:
-    """A model in memory with its key-value cache, for one conversation at a time."""
+    """A model in memory with its key-value cache, which any number of sequences share."""
 
     def __init__(self, load: Load, stop: StopFlag) -> None:
         self._stop = stop
-        self._model = _load_model(load)
-        self.metadata = _metadata(self._model)
-        self.vocabulary = Vocabulary(llama_cpp.llama_model_get_vocab(self._model))
-        self.limit = load.n_ctx or int(llama_cpp.llama_model_n_ctx_train(self._model))
-        self._context = _open(self._model, load, self.limit)
-        self._memory = llama_cpp.llama_get_memory(self._context)
-        llama_cpp.llama_set_abort_callback(self._context, stop.callback, stop.argument)
-        self._tokens: list[int] = []
-        self._exact = 0
+        self.model = _load_model(load)
+        self.metadata = _metadata(self.model)
+        self.vocabulary = Vocabulary(llama_cpp.llama_model_get_vocab(self.model))
+        self.limit = load.n_ctx or int(llama_cpp.llama_model_n_ctx_train(self.model))
+        self.cells = max(load.cells, self.limit)
+        self.divisible = not _keeps_states(self.model)
+        self.sequences = min(_MOST_SEQUENCES, 4 * load.slots if self.divisible else load.slots + 2)
+        self.dimensions = int(llama_cpp.llama_model_n_embd_out(self.model))
+        """Of the vectors of an embedding model."""
+        self.projector = _load_projector(load, self.model)
+        self.pointer = self._open(load)
+        self.batch = int(llama_cpp.llama_n_batch(self.pointer))
+        self._batch = _Batch(self.batch)
+        self._row = ctypes.c_float * self.vocabulary.size
+        self._memory = llama_cpp.llama_get_memory(self.pointer)
+        llama_cpp.llama_set_abort_callback(self.pointer, stop.callback, stop.argument)
         self._warm_up()
 
-    @property
-    def logits(self) -> NDArray[numpy.float32]:
-        """What the model expects next: one number per token, in llama.cpp's own memory, which the sampler will read."""
-        pointer = llama_cpp.llama_get_logits_ith(self._context, -1)
-        return numpy.ctypeslib.as_array(pointer, shape=(self.vocabulary.size,))
-
-    @property
-    def pointer(self) -> int:
-        """llama.cpp's context."""
-        return self._context
-
-    def prompt(self, tokens: Sequence[int], *, exact: bool) -> int:
-        """Takes in a prompt and returns how many of its tokens were remembered from before.
-
-        A batch of another size rounds otherwise. With `exact`, the prompt is computed in chunks of a fixed size and
-        only whole chunks of such are reused, so that the outcome does not depend on earlier requests.
-        """
-        shared = min(_common_prefix(self._tokens, tokens), len(tokens) - 1)
-        reused = self._keep(min(shared, self._exact) // CHUNK * CHUNK if exact else shared)
-        size = CHUNK if exact else BATCH
-        for start in range(reused, len(tokens), size):
-            self.extend(tokens[start : start + size])
-        if exact:
-            self._exact = len(tokens) // CHUNK * CHUNK
-        return reused
-
-    def extend(self, tokens: Sequence[int]) -> None:
-        """Computes further tokens. Raises `Stopped`, and then remembers none of them."""
+    def decode(self, parts: Sequence[Part]) -> None:
+        """Computes a batch. Raises `Stopped`, `NoRoom` or `DecodeFailed`, and then nothing of it is kept."""
         if self._stop.is_set:  # A GPU does not call back.
             raise Stopped
-        array = (ctypes.c_int32 * len(tokens))(*tokens)
-        code = llama_cpp.llama_decode(self._context, llama_cpp.llama_batch_get_one(array, len(tokens)))
+        code = llama_cpp.llama_decode(self.pointer, self._batch.fill(parts))
         if code == 0:
-            self._tokens.extend(tokens)
             return
-        self._keep(len(self._tokens))
+        for part in parts:
+            self.cut(part.sequence, part.position)
         if code == _ABORTED:
             raise Stopped
-        raise DecodeFailed(f"llama_decode returned {code} for {len(tokens)} tokens after {len(self._tokens)}")
+        if code == _NO_ROOM:
+            raise NoRoom
+        raise DecodeFailed(f"llama_decode returned {code} for {sum(len(part.tokens) for part in parts)} tokens")
 
-    def embed(self, tokens: Sequence[int]) -> NDArray[numpy.float32]:
-        """The pooled vector of a text, of length 1."""
-        self.forget()
-        self.extend(tokens)
-        pointer = llama_cpp.llama_get_embeddings_seq(self._context, 0)
-        size = int(llama_cpp.llama_model_n_embd_out(self._model))
-        vector = numpy.ctypeslib.as_array(pointer, shape=(size,)).copy()
-        return normalized(vector)
+    def show(self, seen: Seen, sequence: int, position: int) -> None:
+        """Adds a picture to a sequence, in batches of its own. Raises what `decode` does, keeping nothing then."""
+        assert self.projector
+        if self._stop.is_set:
+            raise Stopped
+        try:
+            self.projector.decode(self.pointer, seen.picture, seen.embeddings, sequence, position)
+        except (Stopped, NoRoom, DecodeFailed):
+            self.cut(sequence, position)
+            raise
 
-    def forget(self) -> None:
-        """Remembers nothing any more."""
-        self._keep(0)
+    def position(self, tokens: Tokens, index: int) -> int:
+        """The position of the token at an index of a prompt, in which pictures may take fewer positions than tokens."""
+        return self.projector.position(tokens, index) if self.projector else index
 
-    def _keep(self, count: int) -> int:
-        """Remembers the first `count` tokens only. Some architectures cannot cut, and forget all."""
-        if self._memory and not llama_cpp.llama_memory_seq_rm(self._memory, 0, count, -1):
-            llama_cpp.llama_memory_clear(self._memory, True)
-            count = 0
-        del self._tokens[count:]
-        self._exact = min(self._exact, count)
-        return count
+    def logits(self, count: int) -> NDArray[numpy.float32]:
+        """What the model expects next: a row for each of the `count` parts of the last batch whose logits were wanted.
+
+        The rows are llama.cpp's own memory, which its samplers read.
+        """
+        first = llama_cpp.llama_get_logits(self.pointer).contents
+        rows: Any = (self._row * count).from_address(ctypes.addressof(first))
+        return numpy.frombuffer(rows, numpy.float32).reshape(count, -1)
+
+    def copy(self, source: int, target: int, start: int, end: int) -> None:
+        """Lets a sequence share the cells of another from one position to before another."""
+        llama_cpp.llama_memory_seq_cp(self._memory, source, target, start, end)
+
+    def cut(self, sequence: int, position: int) -> None:
+        """Frees what a sequence holds from a position on. Where a model's state cannot be cut, all of it goes."""
+        if self._memory and not llama_cpp.llama_memory_seq_rm(self._memory, sequence, position, -1):
+            llama_cpp.llama_memory_seq_rm(self._memory, sequence, -1, -1)
+
+    def embed(self, inputs: Sequence[Tokens]) -> NDArray[numpy.float32]:
+        """The pooled vectors of texts, of length 1, as the rows of a matrix: one batch, one sequence for each text."""
+        self.decode([Part(sequence, 0, tokens) for sequence, tokens in enumerate(inputs)])
+        pointers = [llama_cpp.llama_get_embeddings_seq(self.pointer, sequence) for sequence in range(len(inputs))]
+        rows = [numpy.ctypeslib.as_array(pointer, shape=(self.dimensions,)).copy() for pointer in pointers]
+        for sequence in range(len(inputs)):
+            self.cut(sequence, 0)
+        return normalized(numpy.stack(rows))
+
+    def _open(self, load: Load) -> int:
+        parameters = llama_cpp.llama_context_default_params()
+        parameters.n_ctx = self.cells
+        # An encoder sees its whole input at once.
+        size = self.limit if load.embed else max(BATCH, self.projector.batch if self.projector else 0)
+        parameters.n_batch = parameters.n_ubatch = min(size, self.cells)
+        parameters.n_seq_max = self.sequences
+        parameters.kv_unified = True
+        parameters.n_threads = parameters.n_threads_batch = load.threads
+        parameters.embeddings = load.embed
+        parameters.no_perf = True
+        pointer = llama_cpp.llama_init_from_model(self.model, parameters)
+        if not pointer:
+            name = Path(load.path).name
+            raise Unloadable(f"there is not enough memory for a context of {self.cells} tokens with {name}")
+        return pointer  # type: ignore[no-any-return]
 
     def _warm_up(self) -> None:
         """Two tokens run the code for batches once, so that what crashes does so before a request is at work."""
-        self.extend([0, 0])
-        self.forget()
+        self.decode([Part(0, 0, array("i", [0, 0]))])
+        self.cut(0, 0)
 
 
-def normalized(vector: NDArray[numpy.float32]) -> NDArray[numpy.float32]:
-    """The vector at length 1; the zero vector as it is."""
-    length = float(numpy.linalg.norm(vector))
-    return vector / numpy.float32(length) if length else vector
+class _Batch:
+    """The arrays of a llama_batch, filled anew for each step."""
+
+    def __init__(self, size: int) -> None:
+        self._tokens, self._positions, self._sequences = (numpy.zeros(size, numpy.int32) for _ in range(3))
+        self._counts = numpy.ones(size, numpy.int32)
+        self._drawn = numpy.zeros(size, numpy.int8)
+        # llama.cpp wants a pointer for each token, to the sequences that the token is for: here always one.
+        addresses = self._sequences.ctypes.data + 4 * numpy.arange(size, dtype=numpy.uintp)
+        self._pointers = addresses
+        self._batch = llama_cpp.llama_batch(
+            n_tokens=0,
+            token=_pointer(self._tokens, ctypes.c_int32),
+            embd=None,
+            pos=_pointer(self._positions, ctypes.c_int32),
+            n_seq_id=_pointer(self._counts, ctypes.c_int32),
+            seq_id=_pointer(addresses, ctypes.POINTER(ctypes.c_int32)),
+            logits=_pointer(self._drawn, ctypes.c_int8),
+        )
+
+    def fill(self, parts: Sequence[Part]) -> llama_cpp.llama_batch:
+        """The batch of these parts."""
+        end = 0
+        for part in parts:
+            start, end = end, end + len(part.tokens)
+            self._tokens[start:end] = part.tokens
+            self._positions[start:end] = numpy.arange(part.position, part.position + len(part.tokens))
+            self._sequences[start:end] = part.sequence
+            self._drawn[start:end] = 0
+            self._drawn[end - 1] = part.drawn
+        self._batch.n_tokens = end
+        return self._batch
+
+
+def normalized(vectors: NDArray[numpy.float32]) -> NDArray[numpy.float32]:
+    """The rows at length 1; those of zeros as they are."""
+    lengths: NDArray[numpy.float32] = numpy.linalg.norm(vectors, axis=1, keepdims=True)
+    lengths[lengths == 0] = 1
+    return vectors / lengths
+
+
+def _pointer(values: NDArray[Any], kind: type) -> Any:
+    return values.ctypes.data_as(ctypes.POINTER(kind))
+
+
+def _keeps_states(model: int) -> bool:
+    """Whether the model is of those that keep a state in the place of a cell for each token."""
+    return bool(llama_cpp.llama_model_is_recurrent(model) or llama_cpp.llama_model_is_hybrid(model))
 
 
 def _load_model(load: Load) -> int:
@@ -158,18 +268,13 @@ def _load_model(load: Load) -> int:
     return model  # type: ignore[no-any-return]
 
 
-def _open(model: int, load: Load, limit: int) -> int:
-    parameters = llama_cpp.llama_context_default_params()
-    parameters.n_ctx = limit
-    # An encoder sees its whole input at once.
-    parameters.n_batch = parameters.n_ubatch = limit if load.embed else min(BATCH, limit)
-    parameters.n_threads = parameters.n_threads_batch = load.threads
-    parameters.embeddings = load.embed
-    parameters.no_perf = True
-    context = llama_cpp.llama_init_from_model(model, parameters)
-    if not context:
-        raise Unloadable(f"there is not enough memory for a context of {limit} tokens with {Path(load.path).name}")
-    return context  # type: ignore[no-any-return]
+def _load_projector(load: Load, model: int) -> "Projector | None":
+    if not load.projector:
+        return None
+    # Only here, since few models see.
+    from models.llama_cpp.vision import Projector
+
+    return Projector(load.projector, model, threads=load.threads, gpu=load.n_gpu_layers != 0)
 
 
 def _metadata(model: int) -> dict[str, str]:
@@ -189,10 +294,3 @@ def _string(read, model: int, index: int) -> str:  # type: ignore[no-untyped-def
     buffer = ctypes.create_string_buffer(size + 1)
     read(model, index, buffer, len(buffer))
     return buffer.value.decode("utf-8", "replace")
-
-
-def _common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
-    for index, (a, b) in enumerate(zip(left, right, strict=False)):
-        if a != b:
-            return index
-    return min(len(left), len(right))

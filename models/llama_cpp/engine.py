@@ -1,6 +1,9 @@
-"""The engine process: loads one model and answers requests over a socket, one at a time, in the order they came.
+"""The engine process: loads one model and answers requests over a socket, many at a time.
 
 Started by worker.py as `python -m models.llama_cpp.engine FD PARENT`. It ends when the other side closes the socket.
+
+Three threads: one reads the socket, so that a cancellation arrives while the model computes; one prepares requests
+(template, tokens, grammar), so that this stalls no stream; the main one computes batch after batch.
 """
 
 import ctypes
@@ -10,149 +13,175 @@ import signal
 import socket
 import sys
 import traceback
-from contextlib import closing
-from queue import SimpleQueue
-from threading import Lock, Thread
+from collections.abc import Iterator
+from queue import Empty, SimpleQueue
+from threading import Thread
+from time import perf_counter
+from typing import Any
 
 import llama_cpp
 
 from models.backend import InvalidRequest
 from models.llama_cpp import protocol
-from models.llama_cpp.context import Context, StopFlag, Stopped, Unloadable, normalized
-from models.llama_cpp.generation import Generator, PromptTooLong
-from models.messages import Usage
+from models.llama_cpp.chatting import Chats
+from models.llama_cpp.context import Context, StopFlag, Unloadable
+from models.llama_cpp.embedding import Embeddings, Texts
+from models.llama_cpp.generation import Generation, PromptTooLong
 
 _PR_SET_PDEATHSIG = 1
 _ERROR = 4
 """llama.cpp's number for the level."""
+_REPORTS = 1.0
+"""Seconds between two reports."""
+_SWITCH = 0.0005
+"""Seconds that one of our threads may keep another one waiting for the interpreter."""
 
 Request = protocol.Chat | protocol.Embed
+Prepared = Generation | Texts
+Arrival = Prepared | protocol.Cancel | protocol.Reply
+
+
+class Connection:
+    """The socket to the server. What is sent within a step goes out at its end, in one piece."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+        self._file = connection.makefile("rb")
+        self._unsent: list[bytes] = []
+
+    def read(self) -> protocol.ToEngine | None:
+        """The next message; None when the server is gone."""
+        return protocol.read(self._file)
+
+    def send(self, message: protocol.FromEngine) -> None:
+        """Keeps a message for the next `flush`."""
+        self._unsent.append(protocol.frame(message))
+
+    def flush(self) -> None:
+        """Sends what was kept."""
+        if self._unsent:
+            self._socket.sendall(b"".join(self._unsent))
+            self._unsent.clear()
 
 
 class Inbox:
-    """Reads the socket in a thread of its own, so that a cancellation arrives while the model computes."""
+    """What the server sends, read and prepared in threads beside the one that computes."""
 
-    def __init__(self, connection: socket.socket, stop: StopFlag) -> None:
-        self._file = connection.makefile("rb")
-        self._waiting: SimpleQueue[Request] = SimpleQueue()
-        self._cancelled: set[int] = set()
-        self._current: int | None = None
+    def __init__(self, connection: Connection, work: Chats | Embeddings, stop: StopFlag) -> None:
+        self._connection = connection
+        self._work = work
         self._stop = stop
-        self._lock = Lock()
-
-    def load(self) -> protocol.Load:
-        """The first message."""
-        message = protocol.read(self._file)
-        if not isinstance(message, protocol.Load):
-            sys.exit("the first message must be `load`")
-        return message
-
-    def listen(self) -> None:
-        """Begins to read requests. The process ends when nobody is on the other side, whatever it is doing."""
+        self._unprepared: SimpleQueue[Request] = SimpleQueue()
+        self._arrived: SimpleQueue[Arrival] = SimpleQueue()
         Thread(target=self._read, daemon=True).start()
+        Thread(target=self._prepare, daemon=True).start()
 
-    def next(self) -> Request:
-        """The next request that somebody still waits for."""
-        while True:
-            request = self._waiting.get()
-            with self._lock:
-                self._current = request.id
-                self._stop.clear()
-                # Numbers rise: what came before needs no cancelling any more.
-                self._cancelled = {number for number in self._cancelled if number >= request.id}
-                if not self._cancelled_now:
-                    return request
-
-    def check(self) -> None:
-        """Raises `Stopped` when nobody waits for the current request any more."""
-        if self._cancelled_now:
-            raise Stopped
-
-    @property
-    def _cancelled_now(self) -> bool:
-        return self._current in self._cancelled
+    def arrivals(self, *, wait: bool) -> Iterator[Arrival]:
+        """What has come since the last time; with `wait`, at least one thing."""
+        try:
+            while True:
+                yield self._arrived.get(block=wait)
+                wait = False
+        except Empty:
+            return
 
     def _read(self) -> None:
         try:
-            while message := protocol.read(self._file):
+            while message := self._connection.read():
                 match message:
                     case protocol.Cancel(number):
-                        self._cancel(number)
+                        self._stop.cancel(number)
+                        self._arrived.put(message)
                     case protocol.Chat() | protocol.Embed():
-                        self._waiting.put(message)
+                        self._unprepared.put(message)
         except Exception:
             traceback.print_exc()
-        os._exit(0)
+        os._exit(0)  # Nobody is on the other side: whatever is being done is in vain.
 
-    def _cancel(self, number: int) -> None:
-        with self._lock:
-            self._cancelled.add(number)
-            if number == self._current:
-                self._stop.set()
+    def _prepare(self) -> None:
+        while True:
+            request = self._unprepared.get()
+            self._arrived.put(self._prepared(request))
+
+    def _prepared(self, request: Request) -> Arrival:
+        prepare: Any = self._work.prepare
+        try:
+            return prepare(request)  # type: ignore[no-any-return]
+        except PromptTooLong as error:
+            return protocol.TooLong(request.id, error.limit, error.tokens)
+        except InvalidRequest as error:
+            return protocol.Refused(request.id, error.message, error.param, error.code)
+        except Exception as error:
+            traceback.print_exc()
+            return protocol.Broke(request.id, f"{type(error).__name__}: {error}")
 
 
 class Engine:
     """A loaded model at work."""
 
-    def __init__(self, connection: socket.socket, inbox: Inbox, context: Context) -> None:
+    def __init__(self, connection: Connection, context: Context, load: protocol.Load, stop: StopFlag) -> None:
         self._connection = connection
-        self._inbox = inbox
         self._context = context
-        self._generator = Generator(context)
+        self._work: Chats | Embeddings = (
+            Embeddings(context, stop, connection.send) if load.embed else Chats(context, load, stop, connection.send)
+        )
+        self._inbox = Inbox(connection, self._work, stop)
+        self._last = 0
+        """The number of the last request that was prepared: they come in order."""
+        self._overhead = 0.0
+        self._cancelled: set[int] = set()
+        """Requests that were cancelled before they were prepared."""
 
     def serve(self) -> None:
         """Works for as long as the process lives."""
-        self.send(protocol.Ready(self._context.limit))
+        self._connection.send(protocol.Ready(self._context.limit))
         while True:
-            self._handle(self._inbox.next())
+            self._report()
+            self._take_in(wait=True)
+            self._work_on()
 
-    def send(self, message: protocol.FromEngine) -> None:
-        """Tells the server something."""
-        self._connection.sendall(protocol.frame(message))
+    def _work_on(self) -> None:
+        """Computes batches for as long as there is something to do."""
+        start, computing = perf_counter(), self._work.computing
+        while self._work.busy:
+            self._work.step()
+            self._take_in(wait=False)
+            now = perf_counter()
+            if now - start > _REPORTS or not self._work.busy:
+                self._overhead += now - start - (self._work.computing - computing)
+                start, computing = now, self._work.computing
+                self._report()
+            self._connection.flush()
 
-    def _handle(self, request: Request) -> None:
-        self.send(protocol.Started(request.id))
-        try:
-            self._work(request)
-        except Stopped:
-            pass  # Whoever cancelled waits for no reply.
-        except PromptTooLong as error:
-            self.send(protocol.TooLong(request.id, error.limit, error.tokens))
-        except InvalidRequest as error:
-            self.send(protocol.Refused(request.id, error.message, error.param, error.code))
-        except Exception as error:
-            traceback.print_exc()
-            self._context.forget()
-            self.send(protocol.Broke(request.id, f"{type(error).__name__}: {error}"))
+    def _report(self) -> None:
+        self._connection.send(self._work.report(self._overhead))
+        self._connection.flush()
 
-    def _work(self, request: Request) -> None:
-        if isinstance(request, protocol.Embed):
-            self._embed(request)
+    def _take_in(self, *, wait: bool) -> None:
+        for arrival in self._inbox.arrivals(wait=wait):
+            if isinstance(arrival, protocol.Cancel):
+                self._cancel(arrival.id)
+            else:
+                self._begin(arrival)
+
+    def _cancel(self, number: int) -> None:
+        if number > self._last:
+            self._cancelled.add(number)
         else:
-            self._chat(request)
-        self.send(protocol.Done(request.id))
+            self._work.cancel(number)
 
-    def _chat(self, request: protocol.Chat) -> None:
-        with closing(self._generator.answer(request.request)) as deltas:
-            for delta in deltas:
-                self._inbox.check()
-                self.send(protocol.Piece(request.id, delta))
-
-    def _embed(self, request: protocol.Embed) -> None:
-        prompts = [self._context.vocabulary.input(text) for text in request.inputs]
-        for tokens in prompts:
-            if len(tokens) > self._context.limit:
-                raise PromptTooLong(self._context.limit, len(tokens))
-        vectors = [self._vector(tokens, request.dimensions) for tokens in prompts]
-        self.send(protocol.Vectors(request.id, vectors, Usage(sum(map(len, prompts)))))
-
-    def _vector(self, tokens: list[int], dimensions: int | None) -> list[float]:
-        self._inbox.check()
-        vector = self._context.embed(tokens)
-        if dimensions is not None and dimensions > len(vector):
-            raise InvalidRequest(f"This model's vectors have {len(vector)} dimensions.", "dimensions")
-        cut = vector if dimensions is None else normalized(vector[:dimensions])
-        return [float(number) for number in cut]
+    def _begin(self, arrival: Prepared | protocol.Reply) -> None:
+        self._last = arrival.id if isinstance(arrival, protocol.Reply) else arrival.number
+        cancelled = self._last in self._cancelled
+        self._cancelled.discard(self._last)
+        if isinstance(arrival, protocol.Reply):
+            self._connection.send(arrival)
+            self._connection.flush()
+            return
+        work: Any = self._work
+        work.add(arrival)
+        if cancelled:
+            work.cancel(self._last)
 
 
 class Log:
@@ -174,18 +203,20 @@ class Log:
 def main() -> None:
     """Runs the engine on the socket whose number is the first argument."""
     _die_with(parent=int(sys.argv[2]))
-    connection = socket.socket(fileno=int(sys.argv[1]))
-    stop = StopFlag()
-    inbox = Inbox(connection, stop)
-    load = inbox.load()
-    inbox.listen()
+    sys.setswitchinterval(_SWITCH)
+    connection = Connection(socket.socket(fileno=int(sys.argv[1])))
+    load = connection.read()
+    if not isinstance(load, protocol.Load):
+        sys.exit("the first message must be `load`")
     log = Log()
+    stop = StopFlag()
     try:
         context = Context(load, stop)
     except Unloadable as error:
-        connection.sendall(protocol.frame(protocol.Unloadable(f"{error}: {log.reason}")))
+        connection.send(protocol.Unloadable(f"{error}: {log.reason}"))
+        connection.flush()
         return
-    Engine(connection, inbox, context).serve()
+    Engine(connection, context, load, stop).serve()
 
 
 def _die_with(parent: int) -> None:

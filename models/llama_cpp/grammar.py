@@ -49,6 +49,10 @@ class _Matched:
         self._matcher.consume_token(token)
         self._check()
 
+    def forced(self) -> Sequence[int]:
+        """The tokens that must come next, as far as there is no choice."""
+        return cast(Sequence[int], self._matcher.compute_ff_tokens())
+
     @property
     def complete(self) -> bool:
         """Whether nothing may follow."""

@@ -7,7 +7,8 @@ from pathlib import Path
 from msgspec import Struct
 
 from models.backend import Capability
-from models.llama_cpp.gguf import NotGguf, Scalar, read_metadata
+from models.llama_cpp.gguf import NotGguf, read_metadata
+from models.llama_cpp.projectors import Header, is_named_projector, projector_of
 
 BUILTIN_ID = "drover-tiny"
 
@@ -30,6 +31,8 @@ class ModelFile(Struct, frozen=True):
     context: int = 0
     """Tokens the model was trained for; 0 where the file does not say."""
     capabilities: frozenset[Capability] = frozenset()
+    projector: Path | None = None
+    """The file with which the model sees; None: it cannot."""
 
 
 class Library:
@@ -39,7 +42,7 @@ class Library:
         self._paths = [path.absolute() for path in paths]
         self._folder = folder.absolute() if folder else None
         self._builtin = builtin.absolute() if builtin else None
-        self._read: dict[Path, tuple[tuple[int, int], ModelFile]] = {}
+        self._read: dict[Path, tuple[tuple[int, int], Header | str]] = {}
 
     def scan(self) -> dict[str, ModelFile]:
         """All files by id, those that cannot be used among them. Of two files with one id, the first is taken."""
@@ -57,13 +60,37 @@ class Library:
 
     def _file(self, path: Path, model: str) -> ModelFile:
         owner = "drover" if path == self._builtin else ""
+        header = self._header(path)
+        if isinstance(header, str):
+            return ModelFile(model, path, owner, problem=header)
+        if header.architecture == "clip":
+            return ModelFile(model, path, owner, problem=f"the file {path.name} is a projector, and no model by itself")
+        projector = self._projector(header)
+        return ModelFile(
+            model,
+            path,
+            owner,
+            created=header.changed,
+            context=int(header.metadata.get(f"{header.architecture}.context_length", 0)),
+            capabilities=frozenset(_capabilities(header, projector)),
+            projector=projector,
+        )
+
+    def _projector(self, model: Header) -> Path | None:
+        beside = sorted(model.path.parent.glob("*.gguf"))
+        headers = [self._header(path) for path in beside if is_named_projector(path)]
+        usable = [header for header in headers if isinstance(header, Header)]
+        return projector_of(model, usable, filter(_is_model, beside)) if usable else None
+
+    def _header(self, path: Path) -> Header | str:
+        """What a file says of itself, or why it cannot be used."""
         try:
             stat = path.stat()
         except OSError as error:
-            return ModelFile(model, path, owner, problem=f"the file {path.name} cannot be opened: {error.strerror}")
+            return f"the file {path.name} cannot be opened: {error.strerror}"
         stamp = (stat.st_mtime_ns, stat.st_size)
         if path not in self._read or self._read[path][0] != stamp:
-            self._read[path] = (stamp, _describe(path, model, owner, int(stat.st_mtime)))
+            self._read[path] = (stamp, _read(path, int(stat.st_mtime)))
         return self._read[path][1]
 
 
@@ -75,27 +102,25 @@ def id_of(path: Path) -> str:
 def _is_model(path: Path) -> bool:
     """Neither a vision projector nor a later shard of a split model."""
     shard = _SHARD.search(path.stem)
-    return "mmproj" not in path.name.lower() and (shard is None or int(shard[1]) == 1)
+    return not is_named_projector(path) and (shard is None or int(shard[1]) == 1)
 
 
-def _describe(path: Path, model: str, owner: str, created: int) -> ModelFile:
+def _read(path: Path, changed: int) -> Header | str:
     try:
-        metadata = read_metadata(path)
+        return Header(path, read_metadata(path), changed)
     except NotGguf as error:
-        return ModelFile(model, path, owner, f"the file {path.name} is not a usable GGUF file: {error}", created)
+        return f"the file {path.name} is not a usable GGUF file: {error}"
     except OSError as error:
-        return ModelFile(model, path, owner, f"the file {path.name} cannot be read: {error.strerror}", created)
-    context = metadata.get(f"{metadata.get('general.architecture')}.context_length", 0)
-    return ModelFile(model, path, owner, "", created, int(context), frozenset(_capabilities(metadata)))
+        return f"the file {path.name} cannot be read: {error.strerror}"
 
 
-def _capabilities(metadata: dict[str, Scalar]) -> Iterator[Capability]:
+def _capabilities(header: Header, projector: Path | None) -> Iterator[Capability]:
     """A model that pools is for embedding and not for chat; one without a template is spoken to in ChatML."""
-    architecture = metadata.get("general.architecture")
-    pooling = metadata.get(f"{architecture}.pooling_type", 0)
+    metadata = header.metadata
+    pooling = metadata.get(f"{header.architecture}.pooling_type", 0)
     if pooling == _RANKING:
         return
-    if pooling or architecture in _ENCODERS:
+    if pooling or header.architecture in _ENCODERS:
         yield "embed"
         return
     yield "chat"
@@ -104,3 +129,5 @@ def _capabilities(metadata: dict[str, Scalar]) -> Iterator[Capability]:
         yield "tools"
     if "enable_thinking" in templates or "<think>" in templates:
         yield "thinking"
+    if projector:
+        yield "vision"

@@ -5,6 +5,7 @@ with `Ready`, then for each request `Started`, pieces or vectors, and at last `D
 """
 
 from asyncio import StreamReader
+from collections.abc import Callable
 from typing import BinaryIO
 
 import msgspec
@@ -21,11 +22,20 @@ class Load(Struct, frozen=True, tag="load"):
 
     path: str
     n_ctx: int
+    """Tokens that one request may have, prompt and answer together."""
     n_gpu_layers: int
     threads: int
     mmap: bool
     mlock: bool
     embed: bool
+    slots: int = 1
+    """Requests that are worked on at once."""
+    cells: int = 0
+    """Tokens that the key-value cache holds for all requests together; 0: `n_ctx`."""
+    image_pixels: int = 25_000_000
+    """Pixels that a picture may have."""
+    projector: str = ""
+    """The file that turns pictures into what the model understands; empty: the model cannot see."""
     repack: bool = True
     """Whether llama.cpp may rearrange the weights for this CPU (its "extra buffer types": AMX and others)."""
 
@@ -61,6 +71,29 @@ class Unloadable(Struct, frozen=True, tag="unloadable"):
     """The model cannot be loaded; the process ends."""
 
     message: str
+
+
+class Report(Struct, frozen=True, tag="report"):
+    """What the engine does now, and what it has done since it was loaded: every second while it works, and at rest."""
+
+    slots: int
+    active: int
+    """Requests in slots."""
+    waiting: int
+    cells: int
+    """Tokens that the key-value cache can hold."""
+    cells_used: int
+    """Of these, the ones that hold a token, for requests under way or remembered from earlier ones."""
+    prompt_tokens: int
+    cached_tokens: int
+    """The share of `prompt_tokens` that was not computed again."""
+    generated_tokens: int
+    steps: int
+    """Batches that llama.cpp computed."""
+    computing: float
+    """Seconds that these took inside llama.cpp."""
+    overhead: float
+    """Seconds that were spent between them while there was work: sampling, text, sockets."""
 
 
 class Started(Struct, frozen=True, tag="started"):
@@ -116,7 +149,8 @@ class Broke(Struct, frozen=True, tag="broke"):
 
 ToEngine = Load | Chat | Embed | Cancel
 Reply = Started | Piece | Done | Vectors | Refused | TooLong | Broke
-FromEngine = Ready | Unloadable | Reply
+FromEngine = Ready | Unloadable | Report | Reply
+Send = Callable[[FromEngine], None]
 
 # Not MessagePack: a seed or a bound in a schema may have more than 64 bits.
 _encoder = msgspec.json.Encoder()

@@ -1,7 +1,7 @@
 """Logits → token: biases, what a grammar allows, and llama.cpp's own chain of samplers."""
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import llama_cpp
@@ -36,6 +36,12 @@ class Draw(Struct, frozen=True):
         """Whether the likeliest token is taken, always."""
         return self.temperature <= 0
 
+    @property
+    def plain(self) -> bool:
+        """Whether that is the likeliest by the logits as they are."""
+        penalties = (self.repeat_penalty, self.presence_penalty, self.frequency_penalty)
+        return self.greedy and penalties == (1.0, 0.0, 0.0)
+
 
 def draw(sampling: Sampling, metadata: Mapping[str, str]) -> Draw:
     """How tokens are drawn for a request. Seeds of any size are folded into 32 bits."""
@@ -68,38 +74,59 @@ class Constraint(Protocol):
         """Goes on by one token."""
         ...
 
+    def forced(self) -> Sequence[int]:
+        """The tokens that must come next, as far as there is no choice."""
+        ...
+
     @property
     def complete(self) -> bool:
         """Whether nothing may follow."""
         ...
 
 
+class Logits(Struct, frozen=True):
+    """What the model expects next in one sequence of a batch."""
+
+    index: int
+    """The place in the batch of the token after which it comes."""
+    row: NDArray[numpy.float32]
+    """One number per token, in llama.cpp's own memory, which its samplers read."""
+
+
 class Sampler:
     """Picks the tokens of one answer. Penalties count what was generated, not the prompt."""
 
     def __init__(self, context: Context, how: Draw, sampling: Sampling) -> None:
-        self._context = context
+        self._pointer = context.pointer
         self._vocabulary = context.vocabulary
         self._bias = _bias(sampling.logit_bias or {}, context.vocabulary)
         self._rivals = sampling.top_logprobs
         self._wants_logprobs = sampling.logprobs
-        self._chain = _chain(how, context)
+        self._chain = None if how.plain else _chain(how, context)
 
     def close(self) -> None:
         """Gives back llama.cpp's memory."""
-        llama_cpp.llama_sampler_free(self._chain)
+        if self._chain:
+            llama_cpp.llama_sampler_free(self._chain)
 
-    def pick(self, constraint: Constraint | None) -> tuple[int, TokenLogprob | None]:
+    def pick(self, logits: Logits, constraint: Constraint | None) -> tuple[int, TokenLogprob | None]:
         """The next token, and its probability if the request asks for it."""
-        logits = self._context.logits
-        plain = _log_softmax(logits) if self._wants_logprobs else None
+        plain = _log_softmax(logits.row) if self._wants_logprobs else None
         if self._bias:
             tokens, values = self._bias
-            logits[tokens] += values
+            logits.row[tokens] += values
         if constraint:
-            constraint.apply(logits)
-        token = int(llama_cpp.llama_sampler_sample(self._chain, self._context.pointer, -1))
+            constraint.apply(logits.row)
+        if self._chain:
+            token = int(llama_cpp.llama_sampler_sample(self._chain, self._pointer, logits.index))
+        else:  # Without a copy of all logits: 10 us instead of 220 for 49,152 tokens.
+            token = int(logits.row.argmax())
         return token, None if plain is None else self._logprob(token, plain)
+
+    def accept(self, token: int) -> None:
+        """Counts a token that was not picked."""
+        if self._chain:
+            llama_cpp.llama_sampler_accept(self._chain, token)
 
     def _logprob(self, token: int, logprobs: NDArray[numpy.float32]) -> TokenLogprob:
         best = numpy.argsort(-logprobs, kind="stable")[: self._rivals]

@@ -56,7 +56,7 @@ class ChatTemplate:
             tokens.insert(0, first)
         if not tokens:
             raise InvalidRequest("The prompt is empty.", "messages")
-        return tokens, text.replace(_BREAK, "")
+        return [tokens], text.replace(_BREAK, "")
 
     def _render(self, request: ModelRequest) -> str:
         source = self._with_tools if request.tools else self.text

@@ -1,269 +1,281 @@
-"""An engine process seen from the server: started when first needed, fed, started again after a crash, stopped."""
+"""The engine of one model seen from the server: started when needed, fed, unloaded, started again after a crash."""
 
 import asyncio
 import logging
-import os
-import signal
-import socket
-import sys
-from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections import deque
+import math
+import time
 from collections.abc import AsyncGenerator, Callable, Iterable
-from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
-from models.backend import (
-    BackendFailed,
-    Busy,
-    ContextTooLong,
-    InvalidRequest,
-    ModelError,
-    Unavailable,
-    Unsupported,
-)
+from models.backend import BackendFailed, Busy, ModelError, Unavailable
 from models.llama_cpp import protocol
+from models.llama_cpp.breaker import Breaker
+from models.llama_cpp.job import Job
+from models.llama_cpp.places import Places
+from models.llama_cpp.process import EngineProcess
+from models.llama_cpp.tally import Tally
 
-_ROOT = Path(__file__).parents[2]
-_ENVIRONMENT = (
-    "PATH",
-    "LD_LIBRARY_PATH",
-    "LANG",
-    "TMPDIR",
-    "CUDA_VISIBLE_DEVICES",
-    "HIP_VISIBLE_DEVICES",
-    "ROCR_VISIBLE_DEVICES",
-)
-"""What an engine may know of the server's environment: nothing that could be a secret."""
-_CRASHES = frozenset({-signal.SIGSEGV, -signal.SIGILL, -signal.SIGBUS})
-_PATIENCE = 3.0
-"""Seconds that an engine gets to end by itself."""
-
-State = Literal["stopped", "loading", "ready"]
-Question = Callable[[int], protocol.Chat | protocol.Embed]
+State = Literal["stopped", "waiting", "loading", "ready", "stopping", "broken"]
+"""`waiting`: for a place in memory; `broken`: stopped, and not started for a while because it crashed."""
 
 log = logging.getLogger(__name__)
 
 
-class Job:
-    """A request on its way through an engine."""
-
-    def __init__(self, question: protocol.Chat | protocol.Embed) -> None:
-        self.question = question
-        self.frame = protocol.frame(question)
-        self.replies: asyncio.Queue[protocol.Reply | ModelError] = asyncio.Queue()
-        self.state: Literal["waiting", "started", "ended"] = "waiting"
-
-    def reply(self, reply: protocol.Reply | ModelError) -> None:
-        """Hands something to the caller; all but a piece is the last."""
-        if not isinstance(reply, protocol.Piece | protocol.Vectors):
-            self.state = "ended"
-        self.replies.put_nowait(reply)
-
-
 class Worker:
-    """The engine of one model. At most one process at a time, and any number of requests in it or before it."""
+    """The engine of one model. At most one process at a time, and any number of requests in it or before it.
 
-    def __init__(self, model: str, load: protocol.Load, waiting: int) -> None:
-        self.model = model
-        self.state: State = "stopped"
-        self.context: int | None = None
-        self.pid: int | None = None
+    Args:
+        model: its id, for messages.
+        load: the model, and how to load it.
+        places: where it gets its place in memory.
+        breaker: whether it may be started.
+        keep_alive: seconds that it stays loaded without work; infinite: for ever.
+        queue: requests that may be under way besides those in slots.
+    """
+
+    def __init__(
+        self, model: str, load: protocol.Load, places: Places, breaker: Breaker, *, keep_alive: float, queue: int
+    ) -> None:
+        self.rested_at: float | None = None
+        self._model = model
         self._load = load
-        self._waiting = waiting
+        self._places = places
+        self._breaker = breaker
+        self._keep_alive_by_default = self._keep_alive = keep_alive
+        self._most = load.slots + queue
         self._jobs: dict[int, Job] = {}
         self._count = 0
         self._life: asyncio.Task[None] | None = None
-        self._writer: asyncio.StreamWriter | None = None
+        self._process: EngineProcess | None = None
+        self._state: State = "stopped"
+        self._context: int | None = None
+        self._tally = Tally()
+        self._unloading: asyncio.TimerHandle | None = None
+        self._making_way = False
+        self._outdated = False
         self._fruitless = False
-        self._last_words: deque[str] = deque(maxlen=5)
+
+    @property
+    def state(self) -> State:
+        """What its process does."""
+        return "broken" if self._state == "stopped" and self._breaker.refusal else self._state
+
+    @property
+    def idle(self) -> bool:
+        """Whether it has no requests."""
+        return not self._in("waiting", "sent", "started")
 
     @property
     def repack(self) -> bool:
         """Whether rearranged weights have not been seen to crash."""
         return self._load.repack
 
-    @property
-    def queue(self) -> int:
-        """Requests that wait for the engine."""
-        return len(self._in("waiting"))
+    def status(self) -> dict[str, Any]:
+        """For /health/status."""
+        return {
+            "pid": self._process.pid if self._process else None,
+            "state": self.state,
+            "loaded": self._state == "ready",
+            "context": self._context,
+            "slots": self._load.slots,
+            "active": len(self._in("started")),
+            "queue": len(self._in("waiting", "sent")),
+            "cells": self._tally.cells or self._load.cells or self._load.n_ctx,
+            **self._tally.status(),
+            "crashes": self._breaker.crashes,
+        }
 
-    async def ask(self, question: Question) -> AsyncGenerator[protocol.Piece | protocol.Vectors, None]:
-        """What the engine gives for one request. Raises what went wrong as a ModelError; closing it cancels."""
-        if self.queue + len(self._in("started")) > self._waiting:
-            raise Busy(f"The model `{self.model}` has {self._waiting} requests waiting already.")
+    async def ask(
+        self, question: Callable[[int], protocol.Chat | protocol.Embed], keep_alive: float | None = None
+    ) -> AsyncGenerator[protocol.Piece | protocol.Vectors, None]:
+        """What the engine gives for one request. Raises what went wrong as a ModelError; closing it cancels.
+
+        Args:
+            question: makes the request from its number.
+            keep_alive: seconds to stay loaded without work from then on; None: as it was.
+        """
+        self._admit()
         self._count += 1
         number = self._count
         job = self._jobs[number] = Job(question(number))
         try:
             self._submit(job)
-            while isinstance(reply := await job.replies.get(), protocol.Piece | protocol.Vectors):
+            while reply := await job.next():
                 yield reply
-            if isinstance(reply, ModelError):
-                raise reply
         finally:
             del self._jobs[number]
-            if job.state != "ended":
-                self._cancel(number)
+            if keep_alive is not None:
+                self._keep_alive = keep_alive
+            self._leave(number, job)
+
+    def renew(self, load: protocol.Load) -> None:
+        """The model's file has changed: what runs is replaced as soon as it has no work."""
+        self._load = load
+        self._breaker.forgive()
+        self._outdated = True
+        self._rest()
+
+    def make_way(self, yes: bool) -> None:
+        """Begins nothing new and ends its process as soon as that has no work; or no longer so."""
+        self._making_way = yes
+        if not yes:
+            self._send_waiting()
+        elif self.rested_at is not None:
+            self._stop()
 
     async def close(self) -> None:
-        """Ends the process."""
+        """Ends the process, and whatever is under way."""
         if self._life and not self._life.done():
-            self._life.cancel()
+            self._fail(self._not_running)
+            self._places.withdraw(self)
+            self._stop()
             await asyncio.wait([self._life])
 
-    def _submit(self, job: Job) -> None:
-        if self._writer:
-            self._writer.write(job.frame)
-        elif self._life is None or self._life.done():
-            self._life = asyncio.create_task(self._live(), name=f"engine of {self.model}")
+    def _admit(self) -> None:
+        if refusal := self._breaker.refusal:
+            raise refusal
+        if len(self._in("waiting", "sent", "started")) >= self._most:
+            raise Busy(f"The model `{self._model}` has {self._most} requests under way already.")
 
-    def _cancel(self, number: int) -> None:
-        if self._writer:
-            self._writer.write(protocol.frame(protocol.Cancel(number)))
+    def _submit(self, job: Job) -> None:
+        if self._life is None or self._life.done():
+            self._life = asyncio.create_task(self._live(), name=f"engine of {self._model}")
+        elif not self._making_way:
+            self._send_waiting()
+
+    def _leave(self, number: int, job: Job) -> None:
+        if self._process and job.state in ("sent", "started"):
+            self._process.send(protocol.Cancel(number))
+        if self._state == "waiting" and self.idle:
+            self._places.withdraw(self)
+        self._rest()
+
+    def _send_waiting(self) -> None:
+        if self._process and self._state == "ready":
+            for job in self._in("waiting"):
+                self._process.send(job.question)
+                job.state = "sent"
+                self._stay()
+
+    def _stay(self) -> None:
+        """It is not about to be unloaded, for it has work or is gone."""
+        self.rested_at = None
+        if self._unloading:
+            self._unloading.cancel()
+
+    def _rest(self) -> None:
+        """What becomes of a process that has no work, if it has none."""
+        if self._state != "ready" or self._in("sent", "started"):
+            return
+        self._stay()
+        self.rested_at = time.monotonic()
+        if self._making_way or self._outdated:
+            self._stop()
+        elif self._keep_alive < math.inf:
+            self._unloading = asyncio.get_running_loop().call_later(self._keep_alive, self._stop)
+        self._places.arrange()
+
+    def _stop(self) -> None:
+        if self._state in ("loading", "ready"):
+            log.info("%s: unloaded", self._model)
+            self._state, self.rested_at = "stopping", -math.inf
+            if self._process:
+                self._process.hang_up()
 
     async def _live(self) -> None:
         """Runs processes, one after the other, for as long as requests wait that none has begun."""
         try:
-            while self.queue:
-                await self._run_process()
+            while self._in("waiting"):
+                self._state, self.rested_at = "waiting", None
+                if await self._places.take(self):
+                    self._state = "loading"
+                    try:
+                        await self._run_process()
+                    finally:
+                        self._places.give(self)
         finally:
-            self._fail(Unavailable(f"The engine of `{self.model}` is not running."))
+            self._state = "stopped"
+            self._fail(self._not_running)
 
     async def _run_process(self) -> None:
-        self.state = "loading"
+        self._outdated = False
+        self._keep_alive = self._keep_alive_by_default
         try:
-            process, connection = await self._start()
+            process = self._process = await EngineProcess.start(self._model)
         except OSError as error:
-            self.state = "stopped"
-            self._fail(Unavailable(f"The engine of `{self.model}` cannot be started: {error}"))
+            self._fail(Unavailable(f"The engine of `{self._model}` cannot be started: {error}"))
             return
-        listening = asyncio.create_task(self._listen(process))
+        process.send(self._load)
+        if self._state == "stopping":
+            process.hang_up()
         try:
-            await self._converse(connection)
-        except (EOFError, ConnectionError, msgspec.MsgspecError) as error:
-            log.debug("%s: the conversation ended: %r", self.model, error)
+            while message := await process.receive():
+                self._take(message)
         finally:
-            loaded = self._writer is not None
-            self.state, self._writer, self.pid = "stopped", None, None
-            await _end(process)
-            await listening
-        self._bury(process, loaded)
+            await self._see_off(process)
 
-    async def _start(self) -> tuple[Process, socket.socket]:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            arguments = (sys.executable, "-s", "-m", "models.llama_cpp.engine", str(theirs.fileno()), str(os.getpid()))
-            try:
-                process = await asyncio.create_subprocess_exec(
-                    *arguments,
-                    cwd=_ROOT,
-                    env=_environment(),
-                    stdin=DEVNULL,
-                    stdout=DEVNULL,
-                    stderr=PIPE,
-                    pass_fds=[theirs.fileno()],
-                    start_new_session=True,  # Ctrl-C in the terminal is for the server alone.
-                )
-            except BaseException:
-                ours.close()
-                raise
-        self.pid = process.pid
-        return process, ours
+    async def _see_off(self, process: EngineProcess) -> None:
+        """Waits for a process to end, which is a crash where nobody wanted it."""
+        state, self._state = self._state, "stopping"
+        self._stay()
+        self.rested_at = -math.inf
+        self._process = None
+        await process.end()
+        self._tally.end()
+        if state != "stopping":
+            self._bury(process, loaded=state == "ready")
 
-    async def _converse(self, connection: socket.socket) -> None:
-        reader, writer = await asyncio.open_unix_connection(sock=connection)
-        try:
-            writer.write(protocol.frame(self._load))
-            while True:
-                self._take(await protocol.receive(reader), writer)
-        finally:
-            writer.close()
-
-    def _take(self, message: protocol.FromEngine, writer: asyncio.StreamWriter) -> None:
+    def _take(self, message: protocol.FromEngine) -> None:
         match message:
             case protocol.Ready(context):
-                self.state, self.context, self._writer = "ready", context, writer
-                for job in self._in("waiting"):
-                    writer.write(job.frame)
+                if self._state == "loading":  # Otherwise it was closed meanwhile.
+                    self._state, self._context = "ready", context
+                    self._send_waiting()
+                    self._rest()
             case protocol.Unloadable(text):
-                self._fail(Unavailable(f"The model `{self.model}` cannot be loaded: {text}."))
-            case _:
-                self._deliver(message)
+                self._state = "stopping"
+                self._fail(Unavailable(f"The model `{self._model}` cannot be loaded: {text}."))
+            case protocol.Report():
+                self._tally.take(message)
+            case _ if message.id in self._jobs:  # Otherwise cancelled, and the engine did not know yet.
+                self._deliver(message, self._jobs[message.id])
 
-    def _deliver(self, reply: protocol.Reply) -> None:
-        job = self._jobs.get(reply.id)
-        if job is None:
-            return  # Cancelled, and the engine did not know yet.
+    def _deliver(self, reply: protocol.Reply, job: Job) -> None:
+        job.take(reply)
         match reply:
             case protocol.Started():
-                job.state, self._fruitless = "started", False
-            case protocol.Piece() | protocol.Vectors() | protocol.Done():
-                job.reply(reply)
-            case _:
-                job.reply(_error(reply, job.question))
+                self._fruitless = False
+            case protocol.Done():
+                self._breaker.worked()
 
-    def _bury(self, process: Process, loaded: bool) -> None:
+    def _bury(self, process: EngineProcess, loaded: bool) -> None:
         """Tells those whom the death of a process concerns. Requests that it had not begun go to the next one."""
-        cause = _cause(process.returncode)
-        if not loaded and process.returncode in _CRASHES and self._load.repack:
-            log.warning("%s: the engine crashed (%s); it is tried again without rearranged weights.", self.model, cause)
+        cause = process.cause
+        if not loaded and process.faulted and self.repack:
+            log.warning("%s: the engine crashed (%s); it is tried again without rearranged weights", self._model, cause)
             self._load = msgspec.structs.replace(self._load, repack=False)
             return
-        log.error("%s: the engine ended: %s. Its last words: %s", self.model, cause, " | ".join(self._last_words))
-        # Each process must get at least one request further, otherwise this would go on for ever.
-        to_next = loaded and (bool(self._in("started")) or not self._fruitless)
-        self._fruitless = bool(self.queue) and not self._in("started")
-        concerned = self._in("started") if to_next else list(self._jobs.values())
-        self._fail(BackendFailed(f"The engine process of `{self.model}` ended: {cause}."), concerned)
+        log.error("%s: the engine ended: %s; its last words: %s", self._model, cause, process.last_words)
+        self._breaker.crashed(cause)
+        # Each process must get at least one request further, otherwise this could go on for ever.
+        started, sent = self._in("started"), self._in("sent")
+        concerned = started if loaded and (started or not self._fruitless) else None
+        self._fruitless = bool(sent) and not started
+        self._fail(BackendFailed(f"The engine process of `{self._model}` ended: {cause}."), concerned)
+        if refusal := self._breaker.refusal:
+            self._fail(refusal)
+        for job in self._in("sent"):
+            job.state = "waiting"
+
+    @property
+    def _not_running(self) -> Unavailable:
+        return Unavailable(f"The engine of `{self._model}` is not running.")
 
     def _fail(self, error: ModelError, jobs: Iterable[Job] | None = None) -> None:
-        for job in self._jobs.values() if jobs is None else jobs:
-            job.reply(error)
+        for job in self._in("waiting", "sent", "started") if jobs is None else jobs:
+            job.fail(error)
 
-    def _in(self, state: str) -> list[Job]:
-        return [job for job in self._jobs.values() if job.state == state]
-
-    async def _listen(self, process: Process) -> None:
-        """What llama.cpp says goes to the log, never to the terminal."""
-        assert process.stderr
-        while chunk := await process.stderr.read(2**16):
-            for line in chunk.decode("utf-8", "replace").splitlines():
-                log.debug("%s: %s", self.model, line)
-                self._last_words.append(line)
-
-
-async def _end(process: Process) -> None:
-    """The engine ends by itself when its socket is closed. A signal could take the exit code of one that just died."""
-    try:
-        await asyncio.wait_for(process.wait(), _PATIENCE)
-    except TimeoutError:
-        process.kill()
-        await process.wait()
-
-
-def _environment() -> dict[str, str]:
-    # Without the second entry, a failed assertion in llama.cpp would start a debugger.
-    return {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ} | {"GGML_NO_BACKTRACE": "1"}
-
-
-def _cause(code: int | None) -> str:
-    return f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
-
-
-def _error(
-    reply: protocol.Refused | protocol.TooLong | protocol.Broke, question: protocol.Chat | protocol.Embed
-) -> ModelError:
-    match reply:
-        case protocol.Refused(_, message, param, Unsupported.code):
-            return Unsupported(message, param)
-        case protocol.Refused(_, message, param, code):
-            return InvalidRequest(message, param, code)
-        case protocol.TooLong(_, limit, tokens) if isinstance(question, protocol.Embed):
-            text = f"This model's maximum context length is {limit} tokens. However, an input has {tokens} tokens."
-            return InvalidRequest(text, "input", "context_length_exceeded")
-        case protocol.TooLong(_, limit, tokens):
-            return ContextTooLong(limit, f"However, your messages resulted in {tokens} tokens.")
-        case protocol.Broke(_, message):
-            return BackendFailed(f"The engine failed on this request: {message}")
+    def _in(self, *states: str) -> list[Job]:
+        return [job for job in self._jobs.values() if job.state in states]
