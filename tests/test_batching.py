@@ -86,7 +86,6 @@ def some_request(chance: random.Random) -> ModelRequest:
         max_tokens=chance.choice([1, 5, 20, 40]),
         logprobs=True,
         top_logprobs=20,
-        repeat_penalty=chance.choice([None, None, 1.1]),
         stop=chance.choice([(), (), ("model", "an")]),
     )
     text = " ".join(chance.choices(WORDS, k=chance.choice([1, 1, 2, 60])))
@@ -95,11 +94,15 @@ def some_request(chance: random.Random) -> ModelRequest:
 
 
 def tie(alone: Answer, together: Answer) -> float:
-    """By how much the token drawn alone was likelier where the two answers part; 0 where they do not."""
+    """By how much the token drawn alone was likelier where the two answers part; 0 where they do not.
+
+    A token that a schema demands may be so unlikely that it is not among the rivals: then it counts as likely as in the
+    other answer.
+    """
     for one, other in zip(alone.tokens, together.tokens, strict=False):
         if one.token != other.token:
             rivals = {rival.token: rival.logprob for rival in one.top_logprobs}
-            return one.logprob - rivals.get(other.token, float("-inf"))
+            return one.logprob - rivals.get(other.token, other.logprob)
     return 0.0
 
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,7 @@ from models.backend import (
     Unsupported,
 )
 from models.llama_cpp import LlamaCpp
-from models.llama_cpp.answer import Answer
-from models.llama_cpp.families import FAMILIES
-from models.messages import CallDelta, Delta, Image, Message, Text, TokenLogprob, ToolCall, TopLogprob, Usage
+from models.messages import CallDelta, Delta, Image, Message, Text, ToolCall, TopLogprob, Usage
 from tests.llama_gguf import write_variant
 
 pytestmark = pytest.mark.anyio
@@ -83,9 +81,18 @@ def folded(deltas: list[Delta]) -> Reply:
     return Reply(
         "".join(delta.text for delta in deltas),
         "".join(delta.thought for delta in deltas),
-        tuple(call for delta in deltas for call in delta.calls),
+        joined(call for delta in deltas for call in delta.calls),
         deltas[-1].finish,
     )
+
+
+def joined(pieces: Iterable[CallDelta]) -> tuple[CallDelta, ...]:
+    """Calls that came in pieces."""
+    calls: dict[int, CallDelta] = {}
+    for piece in pieces:
+        begun = calls.get(piece.index, CallDelta(piece.index))
+        calls[piece.index] = CallDelta(piece.index, begun.name + piece.name, begun.arguments + piece.arguments)
+    return tuple(calls.values())
 
 
 async def refusal(backend: LlamaCpp, asked: ModelRequest) -> ModelError:
@@ -511,59 +518,3 @@ async def test_a_closed_answer_makes_place_at_once(llama: LlamaCpp) -> None:
     start = time.monotonic()
     assert (await ask(llama, request("Hello")))[0].text == GREETING
     assert time.monotonic() - start < 1  # The rest of the first answer would take two seconds more.
-
-
-# Generated text → deltas
-
-
-def parse(text: str, size: int, **how: Any) -> Reply:
-    """What becomes of a text that comes in pieces of a size."""
-    options: dict[str, Any] = {"thinking": False, "tools": True, "stop": (), "one_call": False} | how
-    answer = Answer(FAMILIES[0], **options)
-    deltas = []
-    for start in range(0, len(text), size):
-        if not answer.complete:
-            deltas.append(answer.feed(text[start : start + size], None))
-    return folded([*deltas, answer.finish()])
-
-
-CALL = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
-ADDED = CallDelta(0, "add", '{"a": 1}')
-
-
-@pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
-@pytest.mark.parametrize(
-    ("text", "how", "reply"),
-    [
-        ("plain text ", {}, Reply("plain text ")),
-        ("1 < 2 <tool", {}, Reply("1 < 2 <tool")),
-        (f"Well.\n{CALL}\n", {}, Reply("Well.", calls=(ADDED,))),
-        (f"{CALL}\n{CALL}", {}, Reply(calls=(ADDED, CallDelta(1, "add", '{"a": 1}')))),
-        (f"{CALL}\n{CALL}", {"one_call": True}, Reply(calls=(ADDED,))),
-        (CALL, {"tools": False}, Reply(CALL)),
-        (CALL.removesuffix("</tool_call>"), {}, Reply(calls=(ADDED,))),
-        (CALL[:30], {}, Reply(CALL[:30])),
-        ("<tool_call>nonsense</tool_call> so", {}, Reply("<tool_call>nonsense</tool_call> so")),
-        ('<tool_call>{"name": "now"}</tool_call>', {}, Reply(calls=(CallDelta(0, "now", "{}"),))),
-        ("<think>\nHm.\n\nSo.\n</think>\n\nYes.", {}, Reply("Yes.", "Hm.\n\nSo.")),
-        ("<think>\n\n</think>\n\nYes.", {}, Reply("Yes.")),
-        ("\nHm.</think>Yes.", {"thinking": True}, Reply("Yes.", "Hm.")),
-        ("Hm. </thi", {"thinking": True}, Reply("", "Hm. </thi")),
-        ("The tag <think> is known.", {}, Reply("The tag <think> is known.")),
-        (f"<think>{CALL}</think>{CALL}", {}, Reply("", CALL, (ADDED,))),
-        ("one END two", {"stop": ("END",)}, Reply("one ")),
-        ("one EN", {"stop": ("END",)}, Reply("one EN")),
-        ("<think>END</think>one END", {"stop": ("END",)}, Reply("one ", "END")),
-        (f"so {CALL} END {CALL}", {"stop": ("END",)}, Reply("so", calls=(ADDED,))),
-    ],
-)
-def test_thoughts_calls_and_stops_are_found_however_the_text_is_cut(
-    size: int, text: str, how: dict[str, Any], reply: Reply
-) -> None:
-    assert parse(text, size, **how) == reply
-
-
-def test_the_logprobs_of_text_that_is_held_back_wait_for_it() -> None:
-    answer = Answer(FAMILIES[0], thinking=False, tools=True, stop=("end",), one_call=False)
-    first, second = TokenLogprob("e", -0.1), TokenLogprob("n!", -0.2)
-    assert [answer.feed("e", first), answer.feed("n!", second)] == [Delta(), Delta("en!", logprobs=(first, second))]

@@ -343,7 +343,6 @@ def test_a_projector_is_no_model(tmp_path: Path) -> None:
 
 # Through the backend
 
-PLUGGED_IN = pytest.mark.xfail(reason="the engine does not take pictures yet", strict=False)
 ANSWER = Sampling(temperature=0.0, max_tokens=8)
 MARKS = 17
 """Tokens for `<start_of_image>` and `<end_of_image>`, which the vocabulary of the tiny model does not have."""
@@ -380,14 +379,12 @@ async def test_a_model_without_a_projector_refuses_pictures(llama: LlamaCpp) -> 
         await ask(llama, turn(part(encoded(noise(1)))), model="drover-tiny")
 
 
-@PLUGGED_IN
 async def test_a_picture_counts_as_its_tokens_and_marks(llama: LlamaCpp) -> None:
     _, without = await ask(llama, turn(Text("Hello")))
     _, usage = await ask(llama, turn(part(encoded(noise(1))), Text("Hello")))
     assert usage.prompt_tokens == without.prompt_tokens + TOKENS + MARKS
 
 
-@PLUGGED_IN
 async def test_the_answer_depends_on_the_pictures_and_their_order(llama: LlamaCpp) -> None:
     one, two = (part(encoded(noise(seed))) for seed in (1, 2))
     answers = [await ask(llama, turn(*shown, Text("Hello"))) for shown in ((one, two), (two, one), (one, two))]
@@ -395,7 +392,6 @@ async def test_the_answer_depends_on_the_pictures_and_their_order(llama: LlamaCp
     assert texts[0] == texts[2] != texts[1]
 
 
-@PLUGGED_IN
 async def test_a_picture_of_an_earlier_turn_is_remembered(llama: LlamaCpp) -> None:
     seen = turn(part(encoded(noise(5))), Text("Hello"))
     text, first = await ask(llama, seen)
@@ -403,7 +399,6 @@ async def test_a_picture_of_an_earlier_turn_is_remembered(llama: LlamaCpp) -> No
     assert second.cached_tokens >= first.prompt_tokens - 1
 
 
-@PLUGGED_IN
 @pytest.mark.parametrize("mark", ["<__media__>", "\ufdd1"])
 async def test_nobody_can_write_a_picture(llama: LlamaCpp, mark: str) -> None:
     _, plain = await ask(llama, turn(part(encoded(noise(1))), Text("Hello")))
@@ -411,14 +406,12 @@ async def test_nobody_can_write_a_picture(llama: LlamaCpp, mark: str) -> None:
     assert 0 <= marked.prompt_tokens - plain.prompt_tokens < len("<__media__>")
 
 
-@PLUGGED_IN
 async def test_a_picture_that_cannot_be_read_is_the_callers_fault(llama: LlamaCpp) -> None:
     with pytest.raises(InvalidRequest, match=r"^Picture 2 cannot be read") as caught:
         await ask(llama, turn(part(encoded(noise(1))), part(b"no picture"), Text("Hello")))
     assert (caught.value.param, caught.value.code) == ("messages", "invalid_image")
 
 
-@PLUGGED_IN
 async def test_pictures_that_do_not_fit_into_the_context(llama: LlamaCpp) -> None:
     pictures = [part(encoded(noise(seed))) for seed in range(100)]
     with pytest.raises(ContextTooLong):

@@ -72,6 +72,8 @@ class Generation(Stream):
         token, logprob = self._sampler.pick(logits, active)
         delta = self._take(token, logprob, active)
         for forced in self._forced(active):
+            if self._answer.thinking:
+                break
             self._sampler.accept(forced)
             delta = _joined(delta, self._take(forced, None, active))
             if self.finish:
@@ -104,7 +106,7 @@ class Generation(Stream):
     def _end(self) -> Delta:
         rest = self._answer.finish()
         usage = Usage(self.prompt, self._written, self.cached, self._thought)
-        finish = "tool_calls" if self._answer.calls else self.finish
+        finish = self._answer.reason(self.finish or "stop")
         return Delta(rest.text, rest.thought, rest.calls, rest.logprobs, finish, usage)
 
     def _visible(self, token: int) -> bytes:
@@ -142,7 +144,8 @@ class Generator:
         if len(prompt.tokens) >= limit:
             raise PromptTooLong(limit, len(prompt.tokens))
         how = draw(request.sampling, self._context.metadata)
-        constraint = self._constraint(request)
+        answer = self._empty_answer(request, prompt.text)
+        constraint = self._constraint(request, answer)
         return Generation(
             number,
             request,
@@ -151,7 +154,7 @@ class Generator:
             self._vocabulary,
             Sampler(self._context, how, request.sampling),
             constraint,
-            self._empty_answer(request, prompt.text),
+            answer,
             self._marks,
             min(limit - len(prompt.tokens), request.sampling.max_tokens or limit),
         )
@@ -181,19 +184,19 @@ class Generator:
         assert self._context.projector
         return Seen(picture, self._context.projector.encode(picture))
 
-    def _constraint(self, request: ModelRequest) -> Constraint | None:
-        if request.output is None and (not request.tools or request.tool_choice == "auto"):
+    def _constraint(self, request: ModelRequest, answer: Answer) -> Constraint | None:
+        if request.output is None and not any(tool.strict or request.tool_choice != "auto" for tool in request.tools):
             return None
         # Only here, since most requests need no grammar and the import takes its time.
         from models.llama_cpp.grammar import grammars
 
-        return grammars(self._vocabulary).constraint(request, self._family)
+        return grammars(self._vocabulary).constraint(request, self._family, thinking=answer.thinking)
 
     def _empty_answer(self, request: ModelRequest, prompt: str) -> Answer:
         return Answer(
             self._family,
             thinking=prompt.rstrip().endswith(self._family.thought_opening),
-            tools=bool(request.tools),
+            tools=request.tools,
             stop=request.sampling.stop,
             one_call=not request.parallel_tool_calls,
         )

@@ -1,10 +1,9 @@
 """What tokens may come next, so that the answer follows a JSON Schema or is a tool call. The work is llguidance's."""
 
-import json
 import re
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, cast
+from typing import cast
 
 import numpy
 from llama_cpp import llama_vocab_p
@@ -14,14 +13,9 @@ from numpy.typing import NDArray
 
 from models.backend import InvalidRequest, JsonOutput, ModelRequest, NamedTool, ToolSpec
 from models.llama_cpp.families import Family
+from models.llama_cpp.rules import Rules
 from models.llama_cpp.sampling import Constraint
 from models.llama_cpp.vocabulary import Vocabulary
-
-_COMPACT = {"whitespace_flexible": False}
-_SPACED = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-"""As models are trained to write calls."""
-_NOTHING: dict[str, Any] = {"properties": {}, "additionalProperties": False}
-
 
 _LONGEST_REASON = 300
 _LISTING = re.compile(r"\n\s*1 \| ")
@@ -71,36 +65,33 @@ class Grammars:
             cast(llama_vocab_p, vocabulary.pointer), eos_token=vocabulary.ends
         )
 
-    def constraint(self, request: ModelRequest, family: Family) -> Constraint | None:
-        """What a request demands of its answer; None for free text."""
+    def constraint(self, request: ModelRequest, family: Family, *, thinking: bool = False) -> Constraint | None:
+        """What a request demands of its answer, thoughts apart; None for free text.
+
+        With `thinking` the prompt has begun a thought.
+        """
+        form, many = family.form, request.parallel_tool_calls
+        rules = Rules(family.marks, self._special, () if _is_shaped(request) else form.openings)
         if request.tools and request.tool_choice != "auto":
-            return self._matcher(["start: calls", *self._calls(request, family)], "tools")
-        if request.output and request.tools:
-            rules = ["start: calls | json", *self._calls(request, family), _json_rule(request.output)]
-            return self._matcher(rules, "response_format")
-        if request.output:
-            return self._matcher(["start: json", _json_rule(request.output)], "response_format")
-        return None
+            answer, param = form.rule(rules, _choice(request), many), "tools"
+        elif request.output:
+            answer, param = _output_rule(rules, request.output, family), "response_format"
+            if request.tools:
+                answer = rules.any_of(form.rule(rules, request.tools, many), answer)
+        elif any(tool.strict for tool in request.tools) and not form.bare:
+            # Text is free, but a call that begins must have arguments that the schema allows.
+            answer, param = f"({form.rule(rules, request.tools, many)})* {rules.free_text()}", "tools"
+        else:
+            return None
+        return self._matcher(rules.lark(family.start(rules, answer, thinking=thinking)), param)
 
-    def _calls(self, request: ModelRequest, family: Family) -> list[str]:
-        tools = _choice(request)
-        opening, closing = (self._mark(mark) for mark in (family.call_opening, family.call_closing))
-        again = f' ("\\n" {opening} "\\n" call "\\n" {closing})*' if request.parallel_tool_calls else ""
-        return [
-            f'calls: {opening} "\\n" call "\\n" {closing}{again}',
-            "call: " + " | ".join(f"call_{index}" for index in range(len(tools))),
-            *(f"call_{index}: {_call_rule(tool, family)}" for index, tool in enumerate(tools)),
-        ]
+    def _special(self, name: str) -> int | None:
+        """The control token of this name."""
+        tokens = self._tokenizer.tokenize_str(name, parse_special=True)
+        return tokens[0] if len(tokens) == 1 and self._tokenizer.is_special_token(tokens[0]) else None
 
-    def _mark(self, text: str) -> str:
-        """A tag as the grammar has it: the token of that name where there is one, otherwise its letters."""
-        tokens = self._tokenizer.tokenize_str(text, parse_special=True)
-        special = len(tokens) == 1 and self._tokenizer.is_special_token(tokens[0])
-        return text if special else json.dumps(text)
-
-    def _matcher(self, rules: Sequence[str], param: str) -> Constraint:
-        grammar = LLMatcher.grammar_from_lark("\n".join(rules))
-        matcher = LLMatcher(self._tokenizer, grammar, log_level=0)
+    def _matcher(self, rules: str, param: str) -> Constraint:
+        matcher = LLMatcher(self._tokenizer, LLMatcher.grammar_from_lark(rules), log_level=0)
         if matcher.is_error():
             raise InvalidRequest(f"The schema cannot be enforced: {_reason(matcher.get_error())}", param)
         return _Matched(matcher)
@@ -121,17 +112,14 @@ def _choice(request: ModelRequest) -> list[ToolSpec]:
     return chosen
 
 
-def _call_rule(tool: ToolSpec, family: Family) -> str:
-    before, after = (json.dumps(text) for text in family.call_frame(tool.name))
-    return f"{before} {_json({'type': 'object', **(tool.parameters or _NOTHING)}, _SPACED)} {after}"
+def _is_shaped(request: ModelRequest) -> bool:
+    """Whether a request demands a form of the whole answer."""
+    return request.output is not None or request.tool_choice != "auto"
 
 
-def _json_rule(output: JsonOutput) -> str:
-    return f"json: {_json({'type': 'object'} if output.schema is None else output.schema, _COMPACT)}"
-
-
-def _json(schema: dict[str, Any], style: dict[str, Any]) -> str:
-    return f"%json {json.dumps({**schema, 'x-guidance': style})}"
+def _output_rule(rules: Rules, output: JsonOutput, family: Family) -> str:
+    schema = {"type": "object"} if output.schema is None else output.schema
+    return rules.add(f"{rules.text(family.before_text)} {rules.json(schema, spaced=False)}")
 
 
 def _reason(error: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from models.backend import Capability
+from models.llama_cpp.families import family_of
 from models.llama_cpp.gguf import NotGguf, read_metadata
 from models.llama_cpp.projectors import Header, is_named_projector, projector_of
 
@@ -127,7 +128,7 @@ def _capabilities(header: Header, projector: Path | None) -> Iterator[Capability
     templates = "".join(str(value) for key, value in metadata.items() if key.startswith("tokenizer.chat_template"))
     if "tools" in templates:
         yield "tools"
-    if "enable_thinking" in templates or "<think>" in templates:
+    if "enable_thinking" in templates or family_of(templates).thinks:
         yield "thinking"
     if projector:
         yield "vision"
