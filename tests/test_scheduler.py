@@ -46,9 +46,11 @@ class CheckedMemory:
 class Engine:
     """Steps without a model: a drawn token is the number of the request."""
 
-    def __init__(self, slots: int = 4, cells: int = 400, sequences: int = 8, *, divisible: bool = True) -> None:
+    def __init__(
+        self, slots: int = 4, cells: int = 400, sequences: int = 8, *, patience: int = 1000, divisible: bool = True
+    ) -> None:
         self.memory = CheckedMemory()
-        self.cache = Cache(self.memory, cells, sequences, divisible=divisible)
+        self.cache = Cache(self.memory, cells, sequences, patience=patience, divisible=divisible)
         self.scheduler = Scheduler(self.cache, slots)
         self.wanted: dict[int, int] = {}
         """How many tokens each request is to write."""
@@ -165,6 +167,18 @@ def test_the_least_recently_used_line_goes_first() -> None:
     assert kept == [1, 4]
 
 
+def test_what_nobody_takes_up_goes_after_a_number_of_steps() -> None:
+    engine = Engine(patience=10)
+    engine.add(1, [1] * 50)
+    engine.run()
+    engine.add(2, [2] * 5, written=10)
+    engine.run()
+    assert [line.tokens[0] for line in engine.cache.lines] == [1, 2]
+    engine.add(3, [3] * 5)
+    engine.run()
+    assert [line.tokens[0] for line in engine.cache.lines] == [2, 3]
+
+
 def test_of_two_lines_that_begin_alike_the_longer_is_kept() -> None:
     engine = Engine()
     engine.add(1, [7] * 50)
@@ -239,6 +253,7 @@ def test_hundreds_of_requests_leave_no_cell_behind(seed: int) -> None:
         slots=chance.randint(1, 8),
         cells=chance.choice([120, 300, 1000]),
         sequences=chance.randint(9, 20),
+        patience=chance.choice([20, 1000]),
         divisible=chance.random() < 0.8,
     )
     engine.scheduler.pace.note(1000, chance.choice([0.1, 1.0, 10.0]))

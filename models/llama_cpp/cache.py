@@ -6,7 +6,6 @@ cells are needed. Lines with a common beginning share its cells: copying costs n
 
 from array import array
 from collections.abc import Iterator
-from itertools import count
 from typing import Protocol, TypeAlias
 
 import numpy
@@ -45,6 +44,7 @@ class Line:
         """How many tokens at the beginning were computed in whole chunks, and in batches of their own."""
         self.busy = True
         self.used = 0
+        """The step in which it was left."""
 
     @property
     def length(self) -> int:
@@ -55,18 +55,22 @@ class Line:
 class Cache:
     """The lines of one llama.cpp context, which has room for `cells` tokens in `sequences` sequences.
 
+    A line that nobody works on is remembered for `patience` steps of others, and as long as there is room.
     Where it is not `divisible` only whole lines can be taken over: recurrent models keep a state for a line, not a cell
     for each token.
     """
 
-    def __init__(self, memory: Memory, cells: int, sequences: int, *, divisible: bool = True) -> None:
+    def __init__(
+        self, memory: Memory, cells: int, sequences: int, *, patience: int = 1000, divisible: bool = True
+    ) -> None:
         self._memory = memory
         self.divisible = divisible
         self._lines: list[Line] = []
         self._sequences = list(reversed(range(sequences)))
         self._owners = [0] * cells
         self._free = list(range(cells))
-        self._clock = count(1)
+        self._patience = patience
+        self._step = 0
 
     @property
     def size(self) -> int:
@@ -92,8 +96,10 @@ class Cache:
         if self._held(source, shared) + len(tokens) - shared + room > self.size:
             return None
         line = self._take_over(source, shared) if source else self._new()
+        if source:
+            source.used = self._step
         if line:
-            line.busy, line.used = True, next(self._clock)
+            line.busy = True
         return line
 
     def advance(self, line: Line, tokens: Tokens, least: int) -> int:
@@ -117,6 +123,12 @@ class Cache:
             line.cells.append(cell)
         line.tokens.extend(tokens)
 
+    def age(self) -> None:
+        """Notes that a batch was computed. Cells that nobody works on slow each one down: at some time they go."""
+        self._step += 1
+        for line in [line for line in self._lines if not line.busy and line.used + self._patience < self._step]:
+            self.drop(line)
+
     def make_room(self, cells: int) -> bool:
         """Forgets lines, the least recently used first, until that many cells are free. False if they cannot be."""
         while len(self._free) < cells:
@@ -126,7 +138,7 @@ class Cache:
 
     def close(self, line: Line) -> None:
         """Remembers a line that nobody works on any more. What another line holds as well is not kept twice."""
-        line.busy, line.used = False, next(self._clock)
+        line.busy, line.used = False, self._step
         for other in [other for other in self._lines if other is not line]:
             if not other.busy and _covers(line, other):
                 self.drop(other)

@@ -25,7 +25,9 @@ class Chats:
         self._stop = stop
         self._send = send
         self._generator = Generator(context, load.image_pixels)
-        self._cache = Cache(context, context.cells, context.sequences, divisible=context.divisible)
+        self._cache = Cache(
+            context, context.cells, context.sequences, patience=context.patience, divisible=context.divisible
+        )
         self._scheduler = Scheduler(self._cache, load.slots)
         self._all: dict[int, Generation] = {}
         self._prompt_tokens = self._cached_tokens = self._generated_tokens = self._steps = 0

@@ -29,9 +29,9 @@ _KNOWN = (
 _DEFAULTS = {
     # A failed assertion in llama.cpp would start a debugger.
     "GGML_NO_BACKTRACE": "1",
-    # How long a thread spins for the others before it sleeps: some 50 us. By GNU's default it spins on, and takes the
-    # core from the one that it waits for: beside a busy process a step of 37 ms took 700 ms, with this 130 to 290.
-    "GOMP_SPINCOUNT": "10000",
+    # How long a thread spins for the others before it sleeps: some 25 us. By GNU's default it spins on, and takes the
+    # core from the one that it waits for: beside a busy process a step of 37 ms took 700 ms, with this 120 to 200.
+    "GOMP_SPINCOUNT": "5000",
 }
 _FAULTS = frozenset({-signal.SIGSEGV, -signal.SIGILL, -signal.SIGBUS})
 _PATIENCE = 3.0

@@ -152,6 +152,7 @@ class Scheduler:
             self.pace.note(sum(share.count for share in shares), seconds)
         for share in shares:
             self.cache.extend(share.line, share.tokens, exact=len(shares) == 1 and not share.picture)
+        self.cache.age()
 
     def undone(self, shares: Sequence[Share]) -> None:
         """Notes that a batch was not computed. Where a model cannot take back a part, its lines are lost by that."""
