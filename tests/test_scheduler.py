@@ -4,7 +4,9 @@ import random
 from array import array
 from collections.abc import Iterable
 
+import numpy
 import pytest
+from numpy.typing import NDArray
 
 from models.llama_cpp.cache import CHUNK, Cache, Tokens
 from models.llama_cpp.scheduler import BATCH, Scheduler, Share, Stream
@@ -38,6 +40,14 @@ class CheckedMemory:
     def compute(self, share: Share) -> None:
         self.rows.setdefault(share.line.sequence, []).extend(Cell(token) for token in share.tokens)
 
+    def save(self, sequence: int) -> NDArray[numpy.uint8]:
+        return numpy.array([cell.token for cell in self.rows[sequence]], numpy.int32).view(numpy.uint8)
+
+    def restore(self, sequence: int, saved: NDArray[numpy.uint8]) -> bool:
+        assert not self.rows.get(sequence)
+        self.rows[sequence] = [Cell(int(token)) for token in saved.view(numpy.int32)]
+        return True
+
     @property
     def used(self) -> int:
         return len({id(cell) for row in self.rows.values() for cell in row})
@@ -47,10 +57,10 @@ class Engine:
     """Steps without a model: a drawn token is the number of the request."""
 
     def __init__(
-        self, slots: int = 4, cells: int = 400, sequences: int = 8, *, patience: int = 1000, divisible: bool = True
+        self, slots: int = 4, cells: int = 400, sequences: int = 8, *, compact: bool = True, divisible: bool = True
     ) -> None:
         self.memory = CheckedMemory()
-        self.cache = Cache(self.memory, cells, sequences, patience=patience, divisible=divisible)
+        self.cache = Cache(self.memory, cells, sequences, compact=compact, divisible=divisible)
         self.scheduler = Scheduler(self.cache, slots)
         self.wanted: dict[int, int] = {}
         """How many tokens each request is to write."""
@@ -155,7 +165,7 @@ def test_the_longest_common_beginning_is_taken_over() -> None:
 
 
 def test_the_least_recently_used_line_goes_first() -> None:
-    engine = Engine(cells=300)
+    engine = Engine(cells=300, compact=False)
     for number in (1, 2):
         engine.add(number, [number] * 100)
         engine.run()
@@ -167,16 +177,37 @@ def test_the_least_recently_used_line_goes_first() -> None:
     assert kept == [1, 4]
 
 
-def test_what_nobody_takes_up_goes_after_a_number_of_steps() -> None:
-    engine = Engine(patience=10)
+def test_what_nobody_takes_up_is_put_away_after_some_steps_of_others() -> None:
+    engine = Engine()
     engine.add(1, [1] * 50)
+    engine.add(2, [2] * 5, written=18)
     engine.run()
-    engine.add(2, [2] * 5, written=10)
+    assert [line.tokens[0] for line in engine.cache.lines] == [2]
+
+
+def test_what_nobody_takes_up_is_put_away_before_another_begins_and_brought_back() -> None:
+    engine = Engine()
+    engine.add(1, [1] * 50)
+    engine.add(2, [2] * 5, written=17)
     engine.run()
     assert [line.tokens[0] for line in engine.cache.lines] == [1, 2]
     engine.add(3, [3] * 5)
     engine.run()
-    assert [line.tokens[0] for line in engine.cache.lines] == [2, 3]
+    assert [line.tokens[0] for line in engine.cache.lines] == [3]
+    again = engine.add(4, [*[1] * 50, 4])
+    engine.run()
+    assert again.cached == 50
+
+
+@pytest.mark.parametrize(("number", "cached"), [(1, 0), (2, 60), (3, 60), (5, 60)])
+def test_of_what_is_away_the_least_recently_used_is_forgotten(number: int, cached: int) -> None:
+    engine = Engine(cells=130, compact=False)
+    for earlier in range(1, 6):  # Two are in the cells at the end, two are away.
+        engine.add(earlier, [earlier] * 60)
+        engine.run()
+    stream = engine.add(6, [*[number] * 60, 0])
+    engine.run()
+    assert stream.cached == cached
 
 
 def test_of_two_lines_that_begin_alike_the_longer_is_kept() -> None:
@@ -253,7 +284,7 @@ def test_hundreds_of_requests_leave_no_cell_behind(seed: int) -> None:
         slots=chance.randint(1, 8),
         cells=chance.choice([120, 300, 1000]),
         sequences=chance.randint(9, 20),
-        patience=chance.choice([20, 1000]),
+        compact=chance.random() < 0.7,
         divisible=chance.random() < 0.8,
     )
     engine.scheduler.pace.note(1000, chance.choice([0.1, 1.0, 10.0]))

@@ -26,7 +26,7 @@ class Chats:
         self._send = send
         self._generator = Generator(context, load.image_pixels)
         self._cache = Cache(
-            context, context.cells, context.sequences, patience=context.patience, divisible=context.divisible
+            context, context.cells, context.sequences, compact=context.compact, divisible=context.divisible
         )
         self._scheduler = Scheduler(self._cache, load.slots)
         self._all: dict[int, Generation] = {}

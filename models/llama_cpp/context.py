@@ -116,8 +116,8 @@ class Context:
         self.limit = load.n_ctx or int(llama_cpp.llama_model_n_ctx_train(self.model))
         self.cells = max(load.cells, self.limit)
         self.divisible = not _keeps_states(self.model)
-        self.patience = _patience(self.model)
-        """Steps after which it costs more to remember a token beside those at work than to compute it again."""
+        self.compact = not _uses_gpu(load)
+        """Whether cells of others slow a step down; flash attention passes over them."""
         self.sequences = min(_MOST_SEQUENCES, 4 * load.slots if self.divisible else load.slots + 2)
         self.dimensions = int(llama_cpp.llama_model_n_embd_out(self.model))
         """Of the vectors of an embedding model."""
@@ -159,6 +159,17 @@ class Context:
     def position(self, tokens: Tokens, index: int) -> int:
         """The position of the token at an index of a prompt, in which pictures may take fewer positions than tokens."""
         return self.projector.position(tokens, index) if self.projector else index
+
+    def save(self, sequence: int) -> NDArray[numpy.uint8]:
+        """What a sequence holds, so that it can be restored."""
+        saved = numpy.empty(llama_cpp.llama_state_seq_get_size(self.pointer, sequence), numpy.uint8)
+        llama_cpp.llama_state_seq_get_data(self.pointer, _pointer(saved, ctypes.c_uint8), saved.size, sequence)
+        return saved
+
+    def restore(self, sequence: int, saved: NDArray[numpy.uint8]) -> bool:
+        """Gives an empty sequence what another one held; whether that was possible."""
+        pointer = _pointer(saved, ctypes.c_uint8)
+        return bool(llama_cpp.llama_state_seq_set_data(self.pointer, pointer, saved.size, sequence))
 
     def logits(self, count: int) -> NDArray[numpy.float32]:
         """What the model expects next: a row for each of the `count` parts of the last batch whose logits were wanted.
@@ -267,16 +278,6 @@ def _keeps_states(model: int) -> bool:
 
 def _uses_gpu(load: Load) -> bool:
     return load.n_gpu_layers != 0 and bool(llama_cpp.llama_supports_gpu_offload())
-
-
-def _patience(model: int) -> int:
-    """The work for a token of a prompt, by the work that a cell of somebody else is in the attention of each step.
-
-    A parameter is one multiplication, a cell two for each number of each layer's input; those of a cell took 7 times as
-    long (135 M parameters, 2 cores: 2 ms for a token of a prompt, 3.5 us for a cell in a step of one stream).
-    """
-    width, layers = llama_cpp.llama_model_n_embd(model), llama_cpp.llama_model_n_layer(model)
-    return int(llama_cpp.llama_model_n_params(model)) // (7 * 2 * int(width) * int(layers))
 
 
 def _load_model(load: Load) -> int:
