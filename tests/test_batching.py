@@ -228,11 +228,11 @@ async def test_a_conversation_goes_on_where_it_was(llama: LlamaCpp) -> None:
 
 async def test_a_cancelled_prefill_frees_its_slot(llama: LlamaCpp) -> None:
     backend = LlamaCpp([], None, TINY, threads=1, parallel=1)
-    await ask(backend, question("Hello"))
+    await ask(backend, question("Hello", system=SYSTEM))
     long = asyncio.create_task(ask(backend, question("1" * 1900)))
     await until(lambda: backend.status()["models"][MODEL]["active"] == 1)
     long.cancel()
-    answer = await ask(backend, question("Hello"))
+    answer = await ask(backend, question("Hello", system=SYSTEM))
     await backend.close()
     assert answer.finish == "stop"
     assert answer.usage

@@ -486,6 +486,9 @@ async def test_vectors(tmp_path: Path, llama: LlamaCpp) -> None:
         await backend.embed("vectors", ["Hello"], 1000)
     with pytest.raises(InvalidRequest) as too_long:
         await backend.embed("vectors", ["a " * 3000])
+    for inputs in ([], ["Hello", ""]):
+        with pytest.raises(InvalidRequest, match="none without tokens"):
+            await backend.embed("vectors", inputs)
     chat = await refusal(backend, request("Hello", model="vectors"))
     await backend.close()
     with pytest.raises(InvalidRequest) as no_vectors:

@@ -25,6 +25,8 @@ class CheckedMemory:
     def __init__(self) -> None:
         self.rows: dict[int, list[Cell]] = {}
         self.copied = 0
+        self.overwritten: set[int] = set()
+        """Sequences of which a sliding window has lost the beginning."""
 
     def copy(self, source: int, target: int, start: int, end: int) -> None:
         assert len(self.rows.get(target, [])) == start
@@ -36,6 +38,9 @@ class CheckedMemory:
 
     def position(self, tokens: Tokens, index: int) -> int:
         return index
+
+    def reaches(self, sequence: int, position: int) -> bool:
+        return sequence not in self.overwritten
 
     def compute(self, share: Share) -> None:
         self.rows.setdefault(share.line.sequence, []).extend(Cell(token) for token in share.tokens)
@@ -62,10 +67,17 @@ class Engine:
         self.memory = CheckedMemory()
         self.cache = Cache(self.memory, cells, sequences, compact=compact, divisible=divisible)
         self.scheduler = Scheduler(self.cache, slots)
+        self.speed = 0.0001
+        """Seconds for each token of a prompt."""
         self.wanted: dict[int, int] = {}
         """How many tokens each request is to write."""
         self.begun: list[int] = []
         self.ended: list[int] = []
+
+    def learn(self, speed: float) -> None:
+        """Has done steps at this speed before."""
+        self.speed = speed
+        self.scheduler.pace.note(1000, speed * 1000)
 
     def add(self, number: int, prompt: Iterable[int], written: int = 1, *, exact: bool = False) -> Stream:
         stream = Stream(number, prompt, exact=exact)
@@ -79,7 +91,8 @@ class Engine:
         shares = self.scheduler.plan()
         for share in shares:
             self.memory.compute(share)
-        self.scheduler.done(shares, 0.0)
+        streams = sum(share.stream.streaming for share in shares)
+        self.scheduler.done(shares, self.speed * (sum(share.count for share in shares) - streams))
         for share in shares:
             if share.last:
                 share.stream.tokens.append(share.stream.number)
@@ -108,26 +121,27 @@ class Engine:
 
 def test_a_prompt_alone_is_computed_and_continued() -> None:
     engine = Engine()
-    engine.scheduler.pace.note(100, 0.1)
+    engine.learn(0.001)
     engine.add(1, range(100), written=3)
     assert engine.run() == [[(1, 100)], [(1, 1)], [(1, 1)]]
 
 
 def test_streams_go_on_while_a_long_prompt_is_read() -> None:
     engine = Engine(cells=4000)
-    engine.scheduler.pace.note(1000, 2.0)
+    engine.learn(0.002)
     engine.add(1, range(20), written=30)
     engine.step()
     engine.add(2, range(1000, 2000))
     steps = engine.run()
-    # 500 tokens a second: in the 0.2 seconds that a stream may wait, 100 besides its own.
-    assert steps[:10] == [[(1, 1), (2, 100)]] * 10
-    assert steps[10:] == [[(1, 1)]] * 19
+    # 500 tokens a second: up to 100 besides its own in the 0.2 seconds that a stream may wait.
+    read = [32, 64, *[100] * 9, 4]
+    assert steps[:12] == [[(1, 1), (2, count)] for count in read]
+    assert steps[12:] == [[(1, 1)]] * 17
 
 
 def test_two_long_prompts_share_the_batch_and_the_short_one_is_through_first() -> None:
     engine = Engine(cells=4000)
-    engine.scheduler.pace.note(1000, 2.0)
+    engine.learn(0.002)
     engine.add(1, range(1000, 1900))
     engine.add(2, range(2000, 2300))
     assert engine.run() == [[(2, 250), (1, 250)], [(2, 50), (1, 450)], [(1, 200)]]
@@ -143,7 +157,7 @@ def test_requests_beyond_the_slots_wait_in_order() -> None:
 
 def test_what_comes_together_is_computed_once() -> None:
     engine = Engine(slots=4, cells=2000)
-    engine.scheduler.pace.note(1000, 0.1)
+    engine.learn(0.0001)
     common = list(range(1000, 1300))
     streams = [engine.add(number, [*common, *[number] * 40], written=5) for number in range(1, 5)]
     steps = engine.run()
@@ -243,7 +257,7 @@ def test_a_prompt_as_long_as_the_cache_gets_it_alone() -> None:
 
 def test_an_exact_request_takes_only_what_was_computed_in_chunks_and_alone() -> None:
     engine = Engine(cells=2000)
-    engine.scheduler.pace.note(1000, 0.1)
+    engine.learn(0.0001)
     prompt = list(range(200))
     engine.add(1, prompt)
     engine.run()
@@ -252,6 +266,39 @@ def test_an_exact_request_takes_only_what_was_computed_in_chunks_and_alone() -> 
     third = engine.add(3, [*prompt, 1, 2], exact=True)
     assert engine.run() == [[(3, 202 - 3 * CHUNK)]]
     assert third.cached == 3 * CHUNK
+
+
+def test_an_exact_request_is_cut_alike_however_slow_the_model_is() -> None:
+    prompt = list(range(200))
+    for seconds in (0.01, 100.0):
+        engine = Engine()
+        engine.learn(seconds / 1000)
+        engine.add(1, prompt, exact=True)
+        assert engine.run() == [[(1, CHUNK)]] * 3 + [[(1, 200 - 3 * CHUNK)]]
+
+
+def test_a_line_that_lost_its_beginning_is_taken_over_as_a_whole_only() -> None:
+    engine = Engine(cells=1000)
+    engine.add(1, [1] * 100, written=5)
+    engine.run()
+    (line,) = engine.cache.lines
+    engine.memory.overwritten.add(line.sequence)
+    other = engine.add(2, [*[1] * 60, *[2] * 30])
+    longer = engine.add(3, [*[1] * 104, *[3] * 30])
+    engine.run()
+    assert (other.cached, longer.cached) == (0, 104)
+
+
+def test_what_was_put_away_stays_there_while_there_is_no_room_for_its_prompt() -> None:
+    engine = Engine(slots=2, cells=200)
+    engine.add(1, [1] * 100, written=5)
+    engine.run()
+    engine.add(2, [2] * 100, written=60)
+    while engine.cache.used < 150:
+        engine.step()
+    again = engine.add(3, [*[1] * 104, 3])
+    engine.run()
+    assert again.cached == 104
 
 
 def test_a_model_with_states_takes_over_whole_lines_only() -> None:
@@ -287,7 +334,7 @@ def test_hundreds_of_requests_leave_no_cell_behind(seed: int) -> None:
         compact=chance.random() < 0.7,
         divisible=chance.random() < 0.8,
     )
-    engine.scheduler.pace.note(1000, chance.choice([0.1, 1.0, 10.0]))
+    engine.learn(chance.choice([0.0001, 0.001, 0.01]))
     beginnings = [[chance.randrange(3) for _ in range(chance.randint(1, 60))] for _ in range(4)]
     wanted: dict[int, Stream] = {}
     cancelled: set[int] = set()

@@ -42,6 +42,10 @@ class Memory(Protocol):
         """The position of the token at an index: the index itself, where no pictures come before it."""
         ...
 
+    def reaches(self, sequence: int, position: int) -> bool:
+        """Whether a sequence still holds all that a token at a position looks back at."""
+        ...
+
     def save(self, sequence: int) -> NDArray[numpy.uint8]:
         """What a sequence holds, so that it can be restored."""
         ...
@@ -123,7 +127,7 @@ class Cache:
 
         `room` is how many cells must stay free for those who are at work. None where the prompt does not fit beside.
         """
-        self._bring_back(tokens, exact)
+        self._bring_back(tokens, room, exact)
         source, shared = self._best(tokens, len(tokens) - 1, exact)
         if self._held(source, shared) + len(tokens) - shared + room > self.size:
             return None
@@ -131,7 +135,7 @@ class Cache:
         if source:
             source.used = self._step
         if self._compact:
-            self._put_away_all(lambda other: other not in (line, source))
+            self._put_away_all(lambda other: other is not line)
         if line:
             line.busy = True
         return line
@@ -173,6 +177,8 @@ class Cache:
     def close(self, line: Line) -> None:
         """Remembers a line that nobody works on any more. What another line holds as well is not kept twice."""
         line.busy, line.used = False, self._step
+        if not self.divisible and line.length:  # None can stand for another.
+            return
         for other in [other for other in self._lines if other is not line]:
             if not other.busy and _covers(line, other):
                 self.drop(other)
@@ -200,14 +206,24 @@ class Cache:
             shared = _usable(line, tokens, most, exact)
             if not self.divisible and (line.busy or shared < line.length):
                 continue
-            if shared > longest or (shared == longest and best and best.busy and not line.busy):
+            better = shared > longest or (shared == longest and best and best.busy and not line.busy)
+            if better and self._can_end(line, shared):
                 best, longest = line, shared
         return best, longest
 
+    def _can_end(self, line: Line, length: int) -> bool:
+        """Whether a line can go on otherwise from there: what a sliding window has passed may be gone."""
+        return length == line.length or self._memory.reaches(line.sequence, self._memory.position(line.tokens, length))
+
     def _held(self, source: Line | None, shared: int) -> int:
         """Cells that would be at work if the beginning of a line were so too."""
-        held = set(source.cells[:shared]) if source else set()
-        return len(held.union(*(line.cells for line in self._lines if line.busy)))
+        held = numpy.zeros(self.size, numpy.bool_)
+        if source:
+            held[source.cells[:shared]] = True
+        for line in self._lines:
+            if line.busy:
+                held[numpy.frombuffer(line.cells, numpy.int32)] = True
+        return int(numpy.count_nonzero(held))
 
     def _take_over(self, source: Line, shared: int) -> Line | None:
         """The line itself where nothing is lost by that or no other is left, else a new one that shares its cells."""
@@ -269,8 +285,8 @@ class Cache:
                 del self._stored[0]
         self.drop(line)
 
-    def _bring_back(self, tokens: Tokens, exact: bool) -> None:
-        """Makes a line of what was put away and has more of a prompt than any line."""
+    def _bring_back(self, tokens: Tokens, room: int, exact: bool) -> None:
+        """Makes a line of what was put away and has more of a prompt than any line, once the prompt fits in with it."""
         most = len(tokens) - 1
         _, longest = self._best(tokens, most, exact)
         usable = [(_usable(stored, tokens, most, exact), index) for index, stored in enumerate(self._stored)]
@@ -278,6 +294,8 @@ class Cache:
             usable = [(shared, index) for shared, index in usable if shared == len(self._stored[index].tokens)]
         shared, index = max(usable, default=(0, 0))
         if shared < longest + _WORTHWHILE:
+            return
+        if self._held(None, 0) + max(len(tokens) + room, len(self._stored[index].tokens)) > self.size:
             return
         stored = self._stored.pop(index)
         if self.make_room(len(stored.tokens)) and (line := self._new()):

@@ -145,12 +145,8 @@ class Chats:
 
     def _squeeze(self, shares: Sequence[Share]) -> None:
         """Makes room where llama.cpp has less of it than it was asked for."""
-        if self._cache.clear():
-            return
-        if len(self._scheduler.active) > 1:
-            self._scheduler.yield_youngest()
-        else:
-            self._fail([share.stream for share in shares], DecodeFailed("the cache has no room"))
+        if not self._cache.clear():  # Who was only sent back to wait would be here again with the next step.
+            self._fail([shares[-1].stream], DecodeFailed("the cache has no room"))
 
     def _fail(self, streams: Iterable[Stream], error: Exception) -> None:
         traceback.print_exception(error)

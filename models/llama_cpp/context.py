@@ -116,6 +116,7 @@ class Context:
         self.limit = load.n_ctx or int(llama_cpp.llama_model_n_ctx_train(self.model))
         self.cells = max(load.cells, self.limit)
         self.divisible = not _keeps_states(self.model)
+        self._window = int(llama_cpp.llama_model_n_swa(self.model))
         self.compact = not _uses_gpu(load)
         """Whether cells of others slow a step down; flash attention passes over them."""
         self.sequences = min(_MOST_SEQUENCES, 4 * load.slots if self.divisible else load.slots + 2)
@@ -184,6 +185,15 @@ class Context:
         """Lets a sequence share the cells of another from one position to before another."""
         llama_cpp.llama_memory_seq_cp(self._memory, source, target, start, end)
 
+    def reaches(self, sequence: int, position: int) -> bool:
+        """Whether a sequence still holds all that a token at a position looks back at.
+
+        Of layers with a sliding window llama.cpp overwrites what is behind the window of a sequence's last token,
+        `swa_full` or not.
+        """
+        first = int(llama_cpp.llama_memory_seq_pos_min(self._memory, sequence))
+        return first <= max(0, position - self._window)
+
     def cut(self, sequence: int, position: int) -> None:
         """Frees what a sequence holds from a position on. Where a model's state cannot be cut, all of it goes."""
         if self._memory and not llama_cpp.llama_memory_seq_rm(self._memory, sequence, position, -1):
@@ -193,6 +203,8 @@ class Context:
         """The pooled vectors of texts, of length 1, as the rows of a matrix: one batch, one sequence for each text."""
         self.decode([Part(sequence, 0, tokens) for sequence, tokens in enumerate(inputs)])
         pointers = [llama_cpp.llama_get_embeddings_seq(self.pointer, sequence) for sequence in range(len(inputs))]
+        if not all(pointers):
+            raise DecodeFailed("llama.cpp gives no vector")
         rows = [numpy.ctypeslib.as_array(pointer, shape=(self.dimensions,)).copy() for pointer in pointers]
         for sequence in range(len(inputs)):
             self.cut(sequence, 0)

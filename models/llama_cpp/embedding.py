@@ -50,6 +50,8 @@ class Embeddings:
         if request.dimensions is not None and request.dimensions > self._context.dimensions:
             raise InvalidRequest(f"This model's vectors have {self._context.dimensions} dimensions.", "dimensions")
         inputs = [array("i", self._context.vocabulary.input(text)) for text in request.inputs]
+        if not inputs or not all(inputs):  # Of a batch without tokens llama.cpp makes nothing.
+            raise InvalidRequest("There must be an input, and none without tokens.", "input")
         for tokens in inputs:
             if len(tokens) > self._context.limit:
                 raise PromptTooLong(self._context.limit, len(tokens))

@@ -90,8 +90,8 @@ class Inbox:
             while message := self._connection.read():
                 match message:
                     case protocol.Cancel(number):
+                        self._arrived.put(message)  # First: whoever is stopped by it looks here.
                         self._stop.cancel(number)
-                        self._arrived.put(message)
                     case protocol.Chat() | protocol.Embed():
                         self._unprepared.put(message)
         except Exception:

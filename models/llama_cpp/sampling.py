@@ -129,7 +129,7 @@ class Sampler:
             llama_cpp.llama_sampler_accept(self._chain, token)
 
     def _logprob(self, token: int, logprobs: NDArray[numpy.float32]) -> TokenLogprob:
-        best = numpy.argsort(-logprobs, kind="stable")[: self._rivals]
+        best = _largest(logprobs, self._rivals)
         rivals = tuple(TopLogprob(*self._entry(int(rival), logprobs)) for rival in best)
         return TokenLogprob(*self._entry(token, logprobs), rivals)
 
@@ -170,6 +170,13 @@ def _bias(
     if not biases:
         return None
     return numpy.array(list(biases), numpy.int64), numpy.array(list(biases.values()), numpy.float32)
+
+
+def _largest(values: NDArray[numpy.float32], count: int) -> NDArray[numpy.int64]:
+    """Where the largest values are, of equal ones the first. To sort all would take 12 ms for 150,000 tokens."""
+    least = numpy.partition(values, -count)[-count] if count else numpy.inf
+    places = numpy.flatnonzero(values >= least)
+    return places[numpy.argsort(-values[places], kind="stable")][:count]
 
 
 def _log_softmax(logits: NDArray[numpy.float32]) -> NDArray[numpy.float32]:

@@ -11,7 +11,8 @@ from models.llama_cpp.cache import CHUNK, Cache, Line, Tokens, common_prefix
 BATCH = 512
 """Tokens that are computed in one step at most."""
 LONGEST_STEP = 0.2
-"""Seconds that a step may take while somebody is reading: the gap between two tokens of a stream stays near that."""
+"""Seconds that a step may take while somebody is reading, or twice as long as without prompts: the gap between two
+tokens of a stream stays near that."""
 LONGEST_UNSEEN_STEP = 1.0
 """The same while all still wait for their first token; a cancellation waits so long."""
 _LEAST = 16
@@ -80,20 +81,39 @@ class Share(Struct, frozen=True):
 
 
 class Pace:
-    """How many tokens can be computed within a time, as far as the last steps tell."""
+    """How long steps take, as far as the last ones tell: streams that go on by a token each, and tokens of prompts."""
 
     def __init__(self) -> None:
-        self._rate = 0.0
+        self._base = 0.0
+        """Seconds of a step without tokens of prompts."""
+        self._each = 0.0
+        """Seconds for each of these."""
+        self._beside = _LEAST
+        """How many of these the last step beside streams had."""
 
-    def note(self, tokens: int, seconds: float) -> None:
-        """Learns from a step. Short ones say little of long ones."""
-        if tokens >= _LEAST and seconds > 0:
-            rate = tokens / seconds
-            self._rate = rate if not self._rate else 0.7 * self._rate + 0.3 * rate
+    def note(self, tokens: int, seconds: float, *, streams: int = 0) -> None:
+        """Learns from a step with so many tokens of prompts, and streams beside them."""
+        if not tokens:
+            self._base = _moved(self._base, seconds)
+        else:
+            self._beside = max(tokens, _LEAST) if streams else _LEAST
+            base = self._base if streams else 0.0
+            self._each = _moved(self._each, max(seconds - base, seconds / 2) / tokens)
 
-    def tokens(self, seconds: float) -> int:
-        """Tokens that take that long; few as long as nothing is known."""
-        return max(_LEAST, int(self._rate * seconds)) if self._rate else 4 * _LEAST
+    def tokens(self, *, streams: int) -> int:
+        """How many tokens of prompts a step may have; few as long as nothing is known."""
+        if not self._each:
+            return _LEAST if streams else 4 * _LEAST
+        if not streams:
+            return max(_LEAST, int(LONGEST_UNSEEN_STEP / self._each))
+        # A token of a long step takes less time than one of a short step: from one to the next, step by step.
+        left = max(LONGEST_STEP - self._base, self._base)
+        return max(_LEAST, min(2 * self._beside, int(left / self._each)))
+
+
+def _moved(value: float, towards: float) -> float:
+    """A mean that is quick to fear and slow to hope."""
+    return max(towards, 0.7 * value + 0.3 * towards)
 
 
 class Scheduler:
@@ -149,7 +169,8 @@ class Scheduler:
         """Notes that a batch was computed, and how long that took."""
         self._saw = any(share.picture for share in shares)
         if not self._saw:
-            self.pace.note(sum(share.count for share in shares), seconds)
+            streams = sum(share.stream.streaming for share in shares)
+            self.pace.note(sum(share.count for share in shares) - streams, seconds, streams=streams)
         for share in shares:
             self.cache.extend(share.line, share.tokens, exact=len(shares) == 1 and not share.picture)
         self.cache.age()
@@ -185,6 +206,8 @@ class Scheduler:
 
     def _movable(self) -> list[Stream]:
         """Those at work less those whose next tokens another one is about to compute: they will take them over."""
+        if not self.cache.divisible:
+            return self.active
         leaders: list[Stream] = []
         for stream in self.active:
             if stream.exact or stream.left <= _LEAST or not any(_precedes(other, stream) for other in leaders):
@@ -207,17 +230,16 @@ class Scheduler:
         shares = []
         for index, stream in enumerate(sorted(streams, key=lambda stream: stream.text)):
             count = min(stream.text, budget // (len(streams) - index))
-            if stream.exact and len(self.active) == 1:
-                count = min(count, CHUNK - stream.computed % CHUNK)
+            if stream.exact and len(self.active) == 1:  # However long that takes.
+                count = min(stream.text, CHUNK - stream.computed % CHUNK)
             assert stream.line
             shares.append(Share(stream, stream.line, count, count == stream.left))
             budget -= count
         return shares
 
     def _budget(self) -> int:
-        streaming = sum(stream.streaming for stream in self.active)
-        seconds = LONGEST_STEP if streaming else LONGEST_UNSEEN_STEP
-        return min(BATCH, streaming + self.pace.tokens(seconds))
+        streams = sum(stream.streaming for stream in self.active)
+        return min(BATCH, streams + self.pace.tokens(streams=streams))
 
 
 def _precedes(leader: Stream, other: Stream) -> bool:
