@@ -29,6 +29,7 @@ def _llama_cpp(settings: Settings) -> Backend:
         mlock=settings.llamacpp_mlock,
         parallel=settings.llamacpp_parallel,
         cache=settings.llamacpp_cache,
+        image_pixels=settings.llamacpp_image_pixels,
         queue=settings.llamacpp_queue,
         keep_alive=settings.llamacpp_keep_alive,
         max_loaded=settings.llamacpp_max_loaded,

@@ -133,6 +133,8 @@ class Settings(BaseSettings):
     """Requests that a model works on at once."""
     llamacpp_cache: int = Field(0, ge=0)
     """Tokens that a model remembers for all its requests together, at least the context; 0: just that."""
+    llamacpp_image_pixels: int = Field(25_000_000, ge=1, le=100_000_000)
+    """Pixels that a picture may have; decoding takes up to 25 bytes for each."""
     llamacpp_queue: int = Field(32, ge=1)
     """Requests that may wait for a model besides; one more gets 429."""
     llamacpp_keep_alive: str = "5m"

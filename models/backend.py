@@ -49,6 +49,17 @@ class JsonOutput(Struct, frozen=True, tag="json"):
     strict: bool = True
 
 
+class TextOutput(Struct, frozen=True, omit_defaults=True):
+    """The answer must be a text of a form: one of these three."""
+
+    regex: str = ""
+    """A regular expression for the whole answer, without look-around and back-references."""
+    choice: tuple[str, ...] = ()
+    """The answers that there are."""
+    grammar: str = ""
+    """A context-free grammar, in the notation of Lark or of llama.cpp (GBNF)."""
+
+
 class Sampling(Struct, frozen=True, omit_defaults=True):
     """How tokens are drawn. None leaves a choice to the model's own defaults."""
 
@@ -81,6 +92,8 @@ class ModelRequest(Struct, frozen=True, omit_defaults=True):
     parallel_tool_calls: bool = True
     output: JsonOutput | None = None
     """None: free text."""
+    text_output: TextOutput | None = None
+    """Beside it there is no `output`."""
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
     think: bool | None = None
     keep_alive: str | int | None = None

@@ -116,6 +116,8 @@ def is_choice(request: ModelRequest) -> bool:
 
 
 def _format(request: ModelRequest) -> str | dict[str, Any] | None:
+    if request.text_output:
+        raise Unsupported("structured_outputs is not supported by Ollama.", "structured_outputs")
     if is_choice(request):
         return choice_schema(request.tools, request.tool_choice, request.output)
     if request.output is None:

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from models.backend import InvalidRequest, JsonOutput, ModelRequest, NamedTool, ToolChoice, ToolSpec
+from models.backend import InvalidRequest, JsonOutput, ModelRequest, NamedTool, TextOutput, ToolChoice, ToolSpec
 from models.messages import Image, Message, Text
 
 
@@ -102,6 +102,7 @@ class ChatBody(Struct, frozen=True, omit_defaults=True):
     tool_choice: str | dict[str, Any] = "auto"
     parallel_tool_calls: bool = True
     response_format: dict[str, Any] | None = None
+    structured_outputs: TextOutput | None = None
     reasoning_effort: str | None = None
     think: bool | None = None
     keep_alive: str | int | None = None
@@ -153,6 +154,7 @@ def chat_body(request: ModelRequest, dialect: Dialect) -> bytes:
             tool_choice=_tool_choice(request.tool_choice),
             parallel_tool_calls=request.parallel_tool_calls or not request.tools,
             response_format=_response_format(request.output) if request.output else None,
+            structured_outputs=request.text_output,
             reasoning_effort=request.reasoning_effort,
             think=request.think,
             keep_alive=request.keep_alive,

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import aclosing
@@ -24,6 +25,7 @@ from models.backend import (
     ModelRequest,
     NamedTool,
     Sampling,
+    TextOutput,
     ToolSpec,
     Unavailable,
     Unsupported,
@@ -269,6 +271,30 @@ async def test_without_a_schema_the_answer_is_some_object(llama: LlamaCpp) -> No
     brief = Sampling(temperature=1.0, seed=3, logit_bias={1: 10.0, 92: 10.0})  # The tokens " and }.
     reply, _ = await ask(llama, request("Hello", sampling=brief, output=JsonOutput()))
     assert isinstance(json.loads(reply.text), dict)
+
+
+@pytest.mark.parametrize(
+    ("form", "pattern"),
+    [
+        (TextOutput(regex=r"[0-9]{2}/[a-c]+ \(x|y\)"), r"[0-9]{2}/[a-c]+ \(x|y\)"),
+        (TextOutput(choice=('say "yes"', "n/o", "<|im_end|>")), r'say "yes"|n/o|<\|im_end\|>'),
+        (TextOutput(grammar='start: "<" word ("," word)* ">"\nword: /[a-z]{3}/'), r"<[a-z]{3}(,[a-z]{3})*>"),
+        (TextOutput(grammar='root ::= "a" digit digit\ndigit ::= [0-9]'), r"a[0-9][0-9]"),
+    ],
+)
+async def test_a_text_has_the_form_that_is_asked_for(llama: LlamaCpp, form: TextOutput, pattern: str) -> None:
+    for seed in range(3):
+        free = Sampling(temperature=1.5, seed=seed, max_tokens=60)
+        reply, _ = await ask(llama, request("Hello", text_output=form, sampling=free))
+        assert reply.finish == "length" or re.fullmatch(pattern, reply.text), reply
+
+
+@pytest.mark.parametrize(
+    "form", [TextOutput(regex="a("), TextOutput(regex="(?=a)"), TextOutput(grammar="a"), TextOutput(grammar="}\n}")]
+)
+async def test_a_form_that_cannot_be_enforced(llama: LlamaCpp, form: TextOutput) -> None:
+    error = await refusal(llama, request("Hello", text_output=form))
+    assert (type(error), error.param) == (InvalidRequest, "structured_outputs")
 
 
 async def test_json_that_does_not_fit_is_reported_as_cut(llama: LlamaCpp) -> None:

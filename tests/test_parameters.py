@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from agents import AGENTS
-from models.backend import JsonOutput, ModelInfo, ModelRequest, NamedTool, Sampling, ToolSpec
+from models.backend import JsonOutput, ModelInfo, ModelRequest, NamedTool, Sampling, TextOutput, ToolSpec
 from models.messages import Image, Message, Text, ToolCall
 from models.scripted import Script, Scripted
 from tests.doors import envelope
@@ -165,6 +165,10 @@ OTHERS: list[tuple[dict[str, Any], dict[str, Any]]] = [
         {"tools": (ADD,), "tool_choice": NamedTool("add")},
     ),
     ({"response_format": {"type": "text"}}, {}),
+    ({"structured_outputs": {"json": {"type": "object"}}}, {"output": JsonOutput({"type": "object"})}),
+    ({"structured_outputs": {"regex": "[0-9]+"}}, {"text_output": TextOutput(regex="[0-9]+")}),
+    ({"structured_outputs": {"choice": ["a", "b"]}}, {"text_output": TextOutput(choice=("a", "b"))}),
+    ({"structured_outputs": {"grammar": 'root ::= "a"'}}, {"text_output": TextOutput(grammar='root ::= "a"')}),
     ({"response_format": {"type": "json_object"}}, {"output": JsonOutput()}),
     (
         {"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "object"}}}},
@@ -215,7 +219,8 @@ async def test_all_else_that_changes_the_answer_is_passed_on(
 async def test_null_is_the_same_as_absent(seen: Any) -> None:
     known = "stream stream_options max_completion_tokens max_tokens temperature top_p presence_penalty "
     known += "frequency_penalty stop seed n logprobs top_logprobs logit_bias tools tool_choice parallel_tool_calls "
-    known += "functions function_call response_format reasoning_effort modalities top_k min_p repeat_penalty num_ctx "
+    known += "functions function_call response_format structured_outputs reasoning_effort modalities "
+    known += "top_k min_p repeat_penalty num_ctx "
     known += "keep_alive think options chat_template_kwargs continue_final_message agent_type x_agent "
     known += "audio user metadata store prediction service_tier"
     assert await seen(HELLO | dict.fromkeys(known.split())) == HELLO_SEEN
@@ -317,6 +322,15 @@ async def test_hints_and_unknown_fields_are_ignored(seen: Any, field: dict[str, 
         ({"tools": TOOLS, "tool_choice": allowed("required")}, "tool_choice", "invalid_value"),
         ({"functions": [{"name": "f"}], "function_call": {"name": "g"}}, "tool_choice", "invalid_value"),
         ({"response_format": {"type": "sound"}}, "response_format", "invalid_value"),
+        ({"structured_outputs": {}}, "structured_outputs", "invalid_value"),
+        ({"structured_outputs": {"regex": "a", "choice": ["a"]}}, "structured_outputs", "invalid_value"),
+        ({"structured_outputs": {"choice": []}}, "structured_outputs", "invalid_value"),
+        ({"structured_outputs": {"regex": "a" * 70_000}}, "structured_outputs", "invalid_value"),
+        (
+            {"structured_outputs": {"regex": "a"}, "response_format": {"type": "json_object"}},
+            "structured_outputs",
+            "invalid_value",
+        ),
         ({"response_format": {"type": "json_schema"}}, "response_format", "missing_required_parameter"),
         (
             {"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "sound"}}}},

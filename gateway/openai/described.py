@@ -151,6 +151,19 @@ class SchemaForm(Struct, tag_field="type", tag="json_schema"):
     json_schema: NamedSchema
 
 
+class StructuredOutputs(Struct):
+    """One of these, in the way of vLLM."""
+
+    json: dict[str, Any] | None = None
+    """A JSON Schema, as in `response_format`."""
+    regex: str | None = None
+    """A regular expression for the whole answer."""
+    choice: list[str] | None = None
+    """The answers that there are."""
+    grammar: str | None = None
+    """A context-free grammar, in the notation of Lark or of llama.cpp (GBNF)."""
+
+
 class LegacyFunctionName(Struct):
     """A function by its name."""
 
@@ -205,6 +218,8 @@ class ChatBody(Struct):
     """Superseded by `tool_choice`."""
     response_format: TextForm | ObjectForm | SchemaForm | None = None
     """The form of the answer. It is imposed while the answer is written, not asked for."""
+    structured_outputs: StructuredOutputs | None = None
+    """Other forms of the answer, imposed likewise. Only llama.cpp models, and upstreams that know it."""
     reasoning_effort: Effort | None = None
     """How long the model may think, where it can."""
     modalities: list[Literal["text"]] | None = None

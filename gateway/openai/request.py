@@ -14,9 +14,12 @@ from msgspec import Struct
 
 from agents.turn import new_call_id
 from gateway.errors import ApiError, bad_request, missing
-from models.backend import JsonOutput, ModelRequest, NamedTool, Sampling, ToolChoice, ToolSpec
+from models.backend import JsonOutput, ModelRequest, NamedTool, Sampling, TextOutput, ToolChoice, ToolSpec
 from models.duration import seconds
 from models.messages import Image, Message, Part, Text, ToolCall
+
+LONGEST_FORM = 64 * 1024
+"""Characters of a regular expression, of all choices, or of a grammar."""
 
 Number = int | float
 """PHP and Lua clients send 1000.0 where an integer is meant."""
@@ -129,6 +132,15 @@ class ResponseFormat(Struct, frozen=True):
     json_schema: JsonSchemaIn | None = None
 
 
+class StructuredOutputs(Struct, frozen=True):
+    """The form of the answer as vLLM takes it: one of these."""
+
+    json: dict[str, Any] | None = None
+    regex: str | None = None
+    choice: list[str] | None = None
+    grammar: str | None = None
+
+
 class StreamOptions(Struct, frozen=True):
     """What a stream carries besides the answer."""
 
@@ -173,6 +185,7 @@ class ChatRequest(Struct, frozen=True):
     functions: list[FunctionIn] | None = None
     function_call: str | ToolName | None = None
     response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
     reasoning_effort: str | None = None
     modalities: list[str] | None = None
     top_k: Number | None = None
@@ -206,7 +219,8 @@ def to_model_request(body: ChatRequest, model: str) -> ModelRequest:
         tools=tools,
         tool_choice=choice,
         parallel_tool_calls=body.parallel_tool_calls is not False,
-        output=_output(body.response_format),
+        output=_output(body.response_format) or _json_output(body),
+        text_output=_text_output(body),
         reasoning_effort=effort,
         think=think,
         keep_alive=_keep_alive(body.keep_alive),
@@ -471,6 +485,27 @@ def _output(form: ResponseFormat | None) -> JsonOutput | None:
     raise bad_request(
         "'response_format.type' must be 'text', 'json_object' or 'json_schema'.", "response_format", "invalid_value"
     )
+
+
+def _json_output(body: ChatRequest) -> JsonOutput | None:
+    schema = body.structured_outputs.json if body.structured_outputs else None
+    return None if schema is None else JsonOutput(schema)
+
+
+def _text_output(body: ChatRequest) -> TextOutput | None:
+    given, field = body.structured_outputs, "structured_outputs"
+    if given is None:
+        return None
+    forms = [form for form in (given.json, given.regex, given.choice, given.grammar) if form is not None]
+    if len(forms) != 1 or not (forms[0] or given.json is not None):
+        raise bad_request(f"'{field}' needs one of 'json', 'regex', 'choice' and 'grammar'.", field)
+    if _output(body.response_format):
+        raise bad_request(f"'{field}' cannot be used with 'response_format'.", field)
+    if given.json is not None:
+        return None
+    if sum(map(len, given.choice or [given.regex or given.grammar or ""])) > LONGEST_FORM:
+        raise bad_request(f"'{field}' may have {LONGEST_FORM} characters.", field)
+    return TextOutput(given.regex or "", tuple(given.choice or ()), given.grammar or "")
 
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]

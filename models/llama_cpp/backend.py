@@ -40,6 +40,7 @@ class LlamaCpp:
         parallel: requests that an engine works on at once.
         cache: tokens that an engine's key-value cache holds for all requests together, at least the context of one; 0:
             just that.
+        image_pixels: pixels that a picture may have.
         queue: requests that may wait for one model besides.
         keep_alive: how long a model stays loaded without work, in seconds or such as `5m`; below zero: for ever.
         max_loaded: models that may be loaded at once.
@@ -65,6 +66,7 @@ class LlamaCpp:
         mlock: bool = False,
         parallel: int = 8,
         cache: int = 0,
+        image_pixels: int = 25_000_000,
         queue: int = 32,
         keep_alive: str | float = "5m",
         max_loaded: int = 3,
@@ -83,6 +85,7 @@ class LlamaCpp:
         self._mlock = mlock
         self._parallel = parallel
         self._cache = cache
+        self._image_pixels = image_pixels
         self._queue = queue
         self._keep_alive = seconds(keep_alive)
         self._crash_window = crash_window
@@ -187,6 +190,7 @@ class LlamaCpp:
             embed="embed" in file.capabilities,
             slots=self._parallel,
             cells=max(self._cache, context),
+            image_pixels=self._image_pixels,
             projector=str(file.projector or ""),
             repack=all(worker.repack for worker in self._workers.values()),
         )

@@ -185,7 +185,8 @@ class Generator:
         return Seen(picture, self._context.projector.encode(picture))
 
     def _constraint(self, request: ModelRequest, answer: Answer) -> Constraint | None:
-        if request.output is None and not any(tool.strict or request.tool_choice != "auto" for tool in request.tools):
+        shaped = request.output or request.text_output or request.tool_choice != "auto"
+        if not shaped and not any(tool.strict for tool in request.tools):
             return None
         # Only here, since most requests need no grammar and the import takes its time.
         from models.llama_cpp.grammar import grammars

@@ -8,12 +8,13 @@ from typing import cast
 import numpy
 from llama_cpp import llama_vocab_p
 from llguidance import LLMatcher, LLTokenizer
+from llguidance.gbnf_to_lark import any_to_lark
 from llguidance.llamacpp import lltokenizer_from_vocab
 from numpy.typing import NDArray
 
-from models.backend import InvalidRequest, JsonOutput, ModelRequest, NamedTool, ToolSpec
+from models.backend import InvalidRequest, JsonOutput, ModelRequest, NamedTool, TextOutput, ToolSpec
 from models.llama_cpp.families import Family
-from models.llama_cpp.rules import Rules
+from models.llama_cpp.rules import Rules, quoted
 from models.llama_cpp.sampling import Constraint
 from models.llama_cpp.vocabulary import Vocabulary
 
@@ -78,6 +79,10 @@ class Grammars:
             answer, param = _output_rule(rules, request.output, family), "response_format"
             if request.tools:
                 answer = rules.any_of(form.rule(rules, request.tools, many), answer)
+        elif request.text_output:
+            answer, param = _text_rule(rules, request.text_output, family), "structured_outputs"
+            if request.tools:
+                answer = rules.any_of(form.rule(rules, request.tools, many), answer)
         elif any(tool.strict for tool in request.tools) and not form.bare:
             # Text is free, but a call that begins must have arguments that the schema allows.
             answer, param = f"({form.rule(rules, request.tools, many)})* {rules.free_text()}", "tools"
@@ -114,12 +119,30 @@ def _choice(request: ModelRequest) -> list[ToolSpec]:
 
 def _is_shaped(request: ModelRequest) -> bool:
     """Whether a request demands a form of the whole answer."""
-    return request.output is not None or request.tool_choice != "auto"
+    return request.output is not None or request.text_output is not None or request.tool_choice != "auto"
 
 
 def _output_rule(rules: Rules, output: JsonOutput, family: Family) -> str:
     schema = {"type": "object"} if output.schema is None else output.schema
     return rules.add(f"{rules.text(family.before_text)} {rules.json(schema, spaced=False)}")
+
+
+def _text_rule(rules: Rules, output: TextOutput, family: Family) -> str:
+    if output.regex:
+        rule = rules.regex(output.regex)
+    elif output.choice:
+        rule = " | ".join(quoted(text) for text in output.choice)
+    else:
+        rule = rules.grammar(_lark(output.grammar))
+    return rules.add(f"{rules.text(family.before_text)} ({rule})")
+
+
+def _lark(grammar: str) -> str:
+    """A grammar in Lark's notation; in that of llama.cpp the first rule is called `root`."""
+    try:
+        return str(any_to_lark(grammar))
+    except Exception as error:  # Nothing narrower is raised over GBNF that is wrong.
+        raise InvalidRequest(f"The grammar cannot be read: {error}", "structured_outputs") from error
 
 
 def _reason(error: str) -> str:

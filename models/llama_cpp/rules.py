@@ -7,6 +7,8 @@ from typing import Any
 
 from models.backend import ToolSpec
 
+_SLASH = re.compile(r"(?<!\\)/")
+"""A slash that would end a regular expression in Lark."""
 _COMPACT = {"whitespace_flexible": False}
 _SPACED = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """As models are trained to write calls."""
@@ -38,6 +40,14 @@ class Rules:
     def json(self, schema: dict[str, Any], *, spaced: bool = True) -> str:
         """What matches JSON that the schema allows."""
         return self.add(f"%json {json.dumps({**schema, 'x-guidance': _SPACED if spaced else _COMPACT})}")
+
+    def regex(self, pattern: str) -> str:
+        """What matches a regular expression, in which `.` is any character but a line break."""
+        return self.add(f"/{_SLASH.sub(chr(92) + '/', pattern)}/")
+
+    def grammar(self, lark: str) -> str:
+        """What matches a grammar of its own, which begins with `start`."""
+        return self.add(f"%lark {{\n{lark}\n}}")
 
     def until(self, mark: str) -> str:
         """What matches any text up to the mark, and the mark."""
