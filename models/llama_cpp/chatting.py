@@ -31,7 +31,8 @@ class Chats:
         self._scheduler = Scheduler(self._cache, load.slots)
         self._all: dict[int, Generation] = {}
         self._prompt_tokens = self._cached_tokens = self._generated_tokens = self._steps = 0
-        self._computing = 0.0
+        self.computing = 0.0
+        """Seconds spent inside llama.cpp's computation so far."""
 
     @property
     def busy(self) -> bool:
@@ -85,14 +86,9 @@ class Chats:
             cached_tokens=self._cached_tokens,
             generated_tokens=self._generated_tokens,
             steps=self._steps,
-            computing=self._computing,
+            computing=self.computing,
             overhead=overhead,
         )
-
-    @property
-    def computing(self) -> float:
-        """Seconds spent inside llama.cpp's computation so far."""
-        return self._computing
 
     def _decode(self, shares: Sequence[Share]) -> float:
         """Computes a batch; returns the seconds that it took."""
@@ -105,7 +101,7 @@ class Chats:
                     self._context.decode([self._part(share) for share in shares])
         finally:
             seconds = perf_counter() - start
-            self._computing += seconds
+            self.computing += seconds
         self._steps += 1
         return seconds
 

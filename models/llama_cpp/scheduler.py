@@ -162,7 +162,7 @@ class Scheduler:
             shares = self._next_shares(self._movable())
             if self.cache.make_room(sum(share.count for share in shares)):
                 return shares
-            self.yield_youngest()
+            self._yield_youngest()
         return []
 
     def done(self, shares: Sequence[Share], seconds: float) -> None:
@@ -185,7 +185,7 @@ class Scheduler:
             self.active.remove(share.stream)
             self.waiting.appendleft(share.stream)
 
-    def yield_youngest(self) -> None:
+    def _yield_youngest(self) -> None:
         """Sends the request that came last back to wait. What it has written stays, its cells can be lost."""
         youngest = self.active.pop()
         self._release(youngest)

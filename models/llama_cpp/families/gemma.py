@@ -15,7 +15,6 @@ from models.llama_cpp.rules import Rules
 
 _LONGEST_NAME = 300
 _DEEPEST = 8
-_CLOSING = {"{": "}", "[": "]"}
 
 
 class GemmaForm(Struct, frozen=True):
