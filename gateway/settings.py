@@ -144,6 +144,63 @@ class Settings(BaseSettings):
     builtin_model: bool = True
     """Whether the built-in demonstration model is offered."""
 
+    session_retention_days: float = Field(30.0, ge=0)
+    """Days after its last use that a session, its conversation and its files are kept; 0: for ever."""
+    upload_max_bytes: int = Field(100 * 1024**2, ge=1)
+    """Largest file that may be uploaded."""
+    session_max_bytes: int = Field(500 * 1024**2, ge=1)
+    """Bytes that the files of a session may have together."""
+    user_max_bytes: int = Field(5 * 1024**3, ge=1)
+    """Bytes that the files of a user may have together."""
+
+    tools: List = ()
+    """The tools that are offered, by commas; `server.*` for all of an MCP server. Empty: all."""
+    tool_timeout: float = Field(60.0, gt=0, le=86400)
+    """Seconds that a call of a tool may take, where the tool has no limit of its own."""
+    tool_max_output: int = Field(20_000, ge=1000)
+    """Characters of a tool's output; from a longer one the middle is left out."""
+    python_tool_isolation: Literal["auto", "full", "kernel", "none"] = "auto"
+    """How well the Python tool must be confined: all that the host can, at least `kernel`; `full`; or, on a loopback
+    address only, `none`: code that models write then runs with your rights."""
+    python_tool_timeout: float = Field(30.0, gt=0, le=3600)
+    """Seconds that a call of the Python tool may take."""
+    python_tool_memory: int = Field(1024**3, ge=64 * 1024**2)
+    """Bytes of memory that a session's Python may use."""
+    python_tool_cpu: int = Field(600, ge=1)
+    """Seconds of CPU that a session's Python may use in all."""
+    python_tool_file_bytes: int = Field(50 * 1024**2, ge=1024)
+    """Largest file that a session's Python may write."""
+    python_tool_files: int = Field(500, ge=1)
+    """Files that a session's folder may hold."""
+    python_tool_sessions: int = Field(16, ge=1, le=1000)
+    """Sessions whose Python may be live at once; for one more, the least recently used loses its variables."""
+    python_tool_idle: str = "15m"
+    """How long a session's Python lives without a call: seconds, or such as `90s` and `2h`."""
+    python_tool_preload: List = ("numpy", "pandas", "matplotlib")
+    """Packages that are loaded ahead, by commas."""
+    web_search_provider: Literal["", "tavily", "searxng", "brave"] = ""
+    """Who searches the web; empty: nobody."""
+    tavily_api_key: SecretStr | None = None
+    """Tavily's API key."""
+    brave_api_key: SecretStr | None = None
+    """Brave Search's API key."""
+    searxng_url: str = ""
+    """Address of a SearXNG server whose JSON format is enabled."""
+    web_private_hosts: List = ()
+    """Hosts that `web_fetch` may read although their addresses are private, by commas."""
+    vision_model: str = ""
+    """The model that looks at pictures for others; empty: the first one that can."""
+    embedding_model: str = ""
+    """The model that makes the vectors of knowledge; empty: search is by words alone."""
+    knowledge_chunk_tokens: int = Field(400, ge=50, le=4000)
+    """Tokens of a chunk, about."""
+    knowledge_chunk_overlap: int = Field(60, ge=0, le=1000)
+    """Of these, how many are repeated from the chunk before."""
+    knowledge_rerank: bool = False
+    """Whether the chat model puts what was found into a better order."""
+    mcp_servers: Path | None = None
+    """JSON file that names MCP servers, in the form that Claude Desktop and others use: `{"mcpServers": {…}}`."""
+
     status_public: bool = True
     """Whether /metrics and /health/status, which tell of models and traffic but not of people, need no credentials."""
     advertise_modes: bool = False
@@ -164,6 +221,9 @@ class Settings(BaseSettings):
         "ollama_host",
         "upstream_base_url",
         "llamacpp_model_path",
+        "tools",
+        "python_tool_preload",
+        "web_private_hosts",
         mode="before",
     )
     @classmethod
@@ -241,7 +301,7 @@ class Settings(BaseSettings):
             raise ValueError("has spaces or characters that no HTTP header can carry")
         return value
 
-    @field_validator("llamacpp_keep_alive")
+    @field_validator("llamacpp_keep_alive", "python_tool_idle")
     @classmethod
     def _duration(cls, value: str) -> str:
         seconds(value)
