@@ -25,6 +25,11 @@ class File(Struct, frozen=True, omit_defaults=True):
     """Under which a server keeps it; empty where none does."""
 
     @property
+    def line(self) -> str:
+        """All of it in a line for a model."""
+        return f"{self.name} ({self.type}, {self.size} bytes){': ' + self.about if self.about else ''}"
+
+    @property
     def link(self) -> str:
         """Where a server gives it out; empty where none does."""
         return f"/v1/files/{self.id}/content" if self.id else ""

@@ -1,10 +1,13 @@
-"""A piece of a document, as its own structure divides it."""
+"""A piece of a document, as its own structure divides it, and the error where a file gives none."""
 
 from msgspec import Struct
 
 
 class Section(Struct, frozen=True, omit_defaults=True):
-    """A run of text under one heading and on one page."""
+    """A run of text under one heading and on one page.
+
+    Laid end to end, the texts of a document's sections are its whole text.
+    """
 
     text: str
     start: int = 0
@@ -13,3 +16,7 @@ class Section(Struct, frozen=True, omit_defaults=True):
     """The headings above it, the outermost first."""
     page: int | None = None
     """Page, slide or sheet, from 1."""
+
+
+class Unreadable(Exception):
+    """A file cannot be read: it is damaged, encrypted, larger than can be worked on, or a trap. The text says so."""
