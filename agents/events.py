@@ -64,6 +64,10 @@ class Spoke(Event, frozen=True, tag="spoke"):
     usage: Usage
     finish: FinishReason
     model: str = ""
+    rung: str = ""
+    """How the model was asked to act: `native`, `constrained`, `written`; empty where it was not."""
+    silent: bool = False
+    """Nobody was shown it as it came."""
 
 
 class ToolStarted(Event, frozen=True, tag="tool_started"):
@@ -78,6 +82,25 @@ class ToolFinished(Event, frozen=True, tag="tool_finished"):
     call_id: str
     result: str
     failed: bool = False
+
+
+class Stopped(Event, frozen=True, tag="stopped"):
+    """A budget was used up, or the model failed, and the speaker did not do what it was about to."""
+
+    what: str
+    """`calls`, `tool_calls`, `tokens`, `seconds`, `max_iterations`; or `model`, which failed."""
+    text: str = ""
+    """The model's error."""
+
+
+class Routed(Event, frozen=True, tag="routed"):
+    """`auto` has chosen an agent."""
+
+    mode: str
+    p: float
+    """How sure it is, from 0 to 1."""
+    runner_up: str
+    reasons: tuple[str, ...] = ()
 
 
 class Planned(Event, frozen=True, tag="planned"):
@@ -97,6 +120,8 @@ class Consensus(Event, frozen=True, tag="consensus"):
 
     round: int
     agreement: float
+    detail: dict[str, Any] | None = None
+    """The answers with their voices, who changed, and who dissents."""
 
 
 class Log(Event, frozen=True, tag="log"):
@@ -112,6 +137,10 @@ class Answer(Event, frozen=True, tag="answer"):
     text: str
     finish: FinishReason = "stop"
     calls: tuple[ToolCall, ...] = ()
+    reason: str = ""
+    """Why the agent ended, where `finish` does not say it: `max_iterations`, `tokens`, `loop`, …"""
+    iterations: int = 0
+    """Steps that it took."""
 
 
 class Failed(Event, frozen=True, tag="failed"):
@@ -126,7 +155,9 @@ class Failed(Event, frozen=True, tag="failed"):
 
 
 Live = TextDelta | ThoughtDelta | ToolCallDelta | Progress
-Durable = Asked | Spoke | ToolStarted | ToolFinished | Planned | Voted | Consensus | Log | Answer | Failed
+Durable = (
+    Asked | Spoke | ToolStarted | ToolFinished | Stopped | Routed | Planned | Voted | Consensus | Log | Answer | Failed
+)
 AnyEvent = Live | Durable
 
 LIVE = (TextDelta, ThoughtDelta, ToolCallDelta, Progress)

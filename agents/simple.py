@@ -1,6 +1,5 @@
 """simple: the model, passed through faithfully."""
 
-import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
@@ -8,13 +7,14 @@ from msgspec.structs import replace
 
 from agents.context import Context
 from agents.events import Answer, AnyEvent, Spoke
+from agents.merge import merged
 from agents.turn import speak
 
 
 def simple(context: Context) -> AsyncGenerator[AnyEvent, None]:
     """Asks the model `context.choices` times side by side; what comes first is passed on first."""
     answers = [_answer(context, choice) for choice in range(context.choices)]
-    return answers[0] if len(answers) == 1 else _merged(answers)
+    return answers[0] if len(answers) == 1 else merged(answers)
 
 
 async def _answer(context: Context, choice: int) -> AsyncGenerator[AnyEvent, None]:
@@ -33,33 +33,3 @@ def _seeded(context: Context, choice: int) -> Context:
         return context
     request = replace(context.request, sampling=replace(sampling, seed=sampling.seed + choice))
     return replace(context, request=request)
-
-
-async def _merged(streams: list[AsyncGenerator[AnyEvent, None]]) -> AsyncGenerator[AnyEvent, None]:
-    """The events of all streams as they come. The first failure ends them all, and rises."""
-    queue: asyncio.Queue[AnyEvent | Exception | None] = asyncio.Queue(maxsize=64)
-
-    async def drain(stream: AsyncGenerator[AnyEvent, None]) -> None:
-        try:
-            async with aclosing(stream):
-                async for event in stream:
-                    await queue.put(event)
-            await queue.put(None)
-        except Exception as error:  # carried over to the consumer, which raises it
-            await queue.put(error)
-
-    tasks = [asyncio.create_task(drain(stream)) for stream in streams]
-    try:
-        running = len(tasks)
-        while running:
-            match await queue.get():
-                case None:
-                    running -= 1
-                case Exception() as error:
-                    raise error
-                case event:
-                    yield event
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

@@ -31,7 +31,7 @@ def choice_schema(tools: Sequence[ToolSpec], choice: ToolChoice, output: JsonOut
         # A tool cannot have this name: a dot is not allowed in it.
         parts["the.answer"] = output.schema or {"type": "object"}
         variants.append(_object(answer=_reference("the.answer")))
-    return {"$defs": {name: _moved(part, _place(name)) for name, part in parts.items()}, "anyOf": variants}
+    return {"$defs": {name: moved(part, _place(name)) for name, part in parts.items()}, "anyOf": variants}
 
 
 def _object(**properties: Any) -> dict[str, Any]:
@@ -51,17 +51,17 @@ def _reference(name: str) -> dict[str, str]:
     return {"$ref": _place(name)}
 
 
-def _moved(schema: Any, place: str) -> Any:
+def moved(schema: Any, place: str) -> Any:
     """`schema` as it must read when it stands at `place`: its references point there."""
     match schema:
         case dict():
             return {
                 key: place + value[1:]
                 if key == "$ref" and isinstance(value, str) and value.startswith("#")
-                else _moved(value, place)
+                else moved(value, place)
                 for key, value in schema.items()
             }
         case list():
-            return [_moved(item, place) for item in schema]
+            return [moved(item, place) for item in schema]
         case _:
             return schema

@@ -4,6 +4,7 @@ backend = Scripted([Script(text="Hello")])          # answers in turn, the last 
 """
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from msgspec import Struct
 
 from models.backend import Embedded, Health, ModelError, ModelInfo, ModelNotFound, ModelRequest
 from models.messages import CallDelta, Delta, FinishReason, TokenLogprob, ToolCall, Usage
+from models.probe import OUTPUT, PROBE, WORD
 
 
 class Script(Struct, frozen=True):
@@ -39,7 +41,17 @@ class Scripted:
 
     name = "scripted"
 
-    def __init__(self, script: Sequence[Answer] = (), models: Sequence[ModelInfo] | None = None) -> None:
+    def __init__(
+        self,
+        script: Sequence[Answer] = (),
+        models: Sequence[ModelInfo] | None = None,
+        *,
+        calls_tools: bool = True,
+        keeps_to_schema: bool = True,
+    ) -> None:
+        self.calls_tools = calls_tools
+        """How it does when it is tried out; the script holds only the conversation."""
+        self.keeps_to_schema = keeps_to_schema
         self.script = list(script) or [echo]
         self.asked: list[ModelRequest] = []
         self.started = asyncio.Event()
@@ -57,6 +69,9 @@ class Scripted:
         """The next answer of the script."""
         if all(request.model != model.id for model in self._models):
             raise ModelNotFound(request.model)
+        if request.tools == (PROBE,) or request.output is OUTPUT:
+            yield self._probed(request)
+            return
         answer = self.script[min(len(self.asked), len(self.script) - 1)]
         self.asked.append(request)
         script = answer if isinstance(answer, Script) else answer(request)
@@ -77,6 +92,13 @@ class Scripted:
             self.running -= 1
             if not finished and script.error is None:
                 self.stopped.set()
+
+    def _probed(self, request: ModelRequest) -> Delta:
+        word = json.dumps({"word": WORD})
+        if request.tools:
+            calls = (CallDelta(0, PROBE.name, word),) if self.calls_tools else ()
+            return Delta(calls=calls, finish="tool_calls" if calls else "stop", usage=Usage())
+        return Delta(text=word if self.keeps_to_schema else "no", finish="stop", usage=Usage())
 
     async def embed(self, model: str, inputs: Sequence[str], dimensions: int | None = None) -> Embedded:
         """Two numbers for each input, made from its length: enough to see which is which."""

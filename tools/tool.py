@@ -59,7 +59,12 @@ class Tool(Struct, frozen=True):
     @property
     def spec(self) -> ToolSpec:
         """The tool as a model is told of it."""
-        return ToolSpec(self.name, self.description, self.parameters)
+        return ToolSpec(called(self.name), self.description, self.parameters)
+
+
+def called(name: str) -> str:
+    """A tool's name as models write it: OpenAI allows no dots in it, so `server.tool` is `server__tool`."""
+    return name.replace(".", "__")
 
 
 def tool(
@@ -150,14 +155,14 @@ def _checked(title: str, arguments: type[Struct], schema: dict[str, Any], given:
 
 def _fit(value: Any, schema: Mapping[str, Any]) -> Any:
     """A value brought to what its schema wants, where that loses nothing and msgspec does not do so itself."""
-    wanted = {schema.get("type"), *(option.get("type") for option in schema.get("anyOf", ()))}
+    wanted = _types(schema)
     if isinstance(value, str) and wanted & {"array", "object"} and "string" not in wanted:
         try:
             return msgspec.json.decode(value)
         except msgspec.DecodeError:
             return value
-    if isinstance(value, int | float) and not isinstance(value, bool) and wanted <= {"string", "null", None}:
-        return str(value) if "string" in wanted else value
+    if isinstance(value, int | float) and not isinstance(value, bool) and wanted - {"null"} == {"string"}:
+        return str(value)
     return value
 
 
@@ -174,5 +179,10 @@ def wrong_arguments(title: str, reason: str, schema: Mapping[str, Any]) -> str:
 def _type_name(schema: Mapping[str, Any]) -> str:
     if "enum" in schema:
         return "one of " + ", ".join(map(str, schema["enum"]))
+    return " or ".join(sorted(_types(schema) - {"null"})) or "any"
+
+
+def _types(schema: Mapping[str, Any]) -> set[str]:
+    """The names of the types that a value may have; a named schema is that of an object."""
     options = [schema, *schema.get("anyOf", ())]
-    return " or ".join(str(option["type"]) for option in options if option.get("type") not in (None, "null")) or "any"
+    return {"object" if "$ref" in option else option["type"] for option in options if {"$ref", "type"} & option.keys()}

@@ -1,9 +1,10 @@
-"""The toolbox: runs tools by name. Time limit, output limit, cancellation and failures are its work, not each tool's."""
+"""The toolbox: runs tools by name. Time and output limits, cancellation and failures are its work, not each tool's."""
 
 import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Any, Protocol
 
 import msgspec
@@ -11,7 +12,7 @@ from msgspec import Struct
 
 from models.backend import ToolSpec
 from tools.session import File, Session
-from tools.tool import Output, Tool, ToolError
+from tools.tool import Output, Tool, ToolError, called
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +92,18 @@ class Toolbox:
                 found.setdefault(each.name, each)
         return found
 
+    def find(self, name: str) -> Tool | None:
+        """The tool of a name, its own or that by which models call it."""
+        found = self.tools()
+        return found.get(name) or next((each for each in found.values() if called(each.name) == name), None)
+
+    def only(self, patterns: Sequence[str]) -> "Toolbox":
+        """The same without tools whose names fit none of the patterns: `python`, `files.*`, `files__read`."""
+
+        return Toolbox(
+            [_Chosen(self, tuple(patterns))], timeout=self._timeout, longest=self._longest, observe=self._observe
+        )
+
     def specs(self) -> tuple[ToolSpec, ...]:
         """What a model is offered: the tools that can be used now."""
         return tuple(each.spec for each in self.tools().values() if each.unavailable() is None)
@@ -99,16 +112,16 @@ class Toolbox:
         """Calls a tool. What goes wrong comes back as the result's error; only cancellation rises.
 
         Args:
-            name: the tool's name, exactly.
+            name: the tool's name, its own or that by which models call it.
             arguments: an object, or the JSON text of one, as models write it.
             session: whose workspace it works in.
         """
         began = time.monotonic()
-        found = self.tools()
         output = Output("")
         files: tuple[File, ...] = ()
-        if (chosen := found.get(name)) is None:
-            return Result("", error=f"There is no tool {name[:64]!r}. Tools are: {', '.join(found) or 'none'}.")
+        if (chosen := self.find(name)) is None:
+            known = ", ".join(map(called, self.tools()))
+            return Result("", error=f"There is no tool {name[:64]!r}. Tools are: {known or 'none'}.")
         limit = chosen.timeout or self._timeout
         try:
             if (reason := chosen.unavailable()) is not None:
@@ -125,8 +138,25 @@ class Toolbox:
             logger.exception("the tool %s failed", name)
             error = f"{name} failed inside. Try something else."
         seconds = time.monotonic() - began
-        self._observe(Called(name, session.user_id, error is not None, seconds))
+        self._observe(Called(chosen.name, session.user_id, error is not None, seconds))
         return Result(cut(output.text, self._longest), files, cut(error, self._longest) if error else None, seconds)
+
+
+class _Chosen:
+    """Some tools of a toolbox."""
+
+    def __init__(self, toolbox: Toolbox, patterns: tuple[str, ...]) -> None:
+        self._toolbox = toolbox
+        self._patterns = patterns
+
+    def tools(self) -> Sequence[Tool]:
+        """Those whose names fit a pattern."""
+        found = self._toolbox.tools().values()
+        return [
+            each
+            for each in found
+            if any(fnmatchcase(name, pattern) for name in (each.name, called(each.name)) for pattern in self._patterns)
+        ]
 
 
 def _object(name: str, arguments: str | Mapping[str, Any]) -> Mapping[str, Any]:
