@@ -18,7 +18,7 @@ from gateway.limits import open_storage
 from gateway.settings import Settings
 from gateway.store.database import Database
 from gateway.store.keys import StoredKeys
-from gateway.store.sessions import StoredSessions
+from gateway.store.logins import StoredSessions
 from gateway.store.users import StoredUsers
 
 

@@ -19,17 +19,26 @@ from gateway.access import Access
 from gateway.backends import make_backends
 from gateway.edge import Edge
 from gateway.errors import handler
+from gateway.files import Files
 from gateway.limits import Limits
 from gateway.metrics import Metrics
 from gateway.parts import Parts, Probe
 from gateway.routes import auth as auth_routes
-from gateway.routes import chat, embeddings, health, models, runs, users
+from gateway.routes import chat, embeddings, files, health, knowledge, models, runs, sessions, tools, users
 from gateway.runs import Runs
+from gateway.sessions import Sessions
 from gateway.settings import Settings
 from gateway.store.database import Database, StoreError
-from gateway.store.runs import Recorder, RunStore
+from gateway.store.files import FileStore
+from gateway.store.runs import Recorder, RunStore, UseRecord
+from gateway.store.sessions import SessionStore
+from gateway.toolset import Toolset
+from gateway.turns import Turns
 from models.backend import Backend
 from models.catalog import Catalog
+from models.probe import Prober
+from tools.python import Sandbox
+from tools.toolbox import Called
 
 logger = logging.getLogger(__name__)
 
@@ -60,22 +69,28 @@ class Server:
         await self.parts.runs.drain(self.parts.settings.shutdown_grace)
 
 
-def create_app(settings: Settings, secret: str, backends: Sequence[Backend] | None = None) -> Server:
+def create_app(
+    settings: Settings, secret: str, backends: Sequence[Backend] | None = None, sandbox: Sandbox | None = None
+) -> Server:
     """The server on a migrated database.
 
     Args:
         settings: all settings.
         secret: signs tokens and peppers API keys; 32 characters or more.
         backends: instead of those that the settings name.
+        sandbox: instead of the one that the settings describe; who gives it starts and closes it.
     """
     database = Database(settings.database)
     access = Access(settings, secret, database)
     catalog = Catalog(make_backends(settings) if backends is None else backends)
     metrics = Metrics(lambda: _states(catalog))
+    toolset = Toolset(settings, catalog, database, sandbox)
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncGenerator[None, None]:
-        parts = _assemble(settings, database, catalog, metrics)
+        parts = _assemble(settings, database, catalog, metrics, toolset)
+        await parts.files.start()
+        await toolset.start()
         await parts.run_store.interrupt(settings.run_timeout)
         app.state.parts = parts
         housekeeping = asyncio.create_task(_keep_house(parts, access))
@@ -86,7 +101,9 @@ def create_app(settings: Settings, secret: str, backends: Sequence[Backend] | No
             with suppress(asyncio.CancelledError):
                 await housekeeping
             await parts.runs.drain(0)
+            await parts.sessions.write()
             await parts.recorder.close()
+            await toolset.close()
             await catalog.close()
             with _tolerating("the last uses of keys were not written down"):
                 await access.purge()
@@ -114,6 +131,10 @@ def api_handlers(settings: Settings) -> list[HTTPRouteHandler]:
         *models.HANDLERS,
         *embeddings.HANDLERS,
         *runs.HANDLERS,
+        *sessions.HANDLERS,
+        *files.HANDLERS,
+        *knowledge.HANDLERS,
+        *tools.HANDLERS,
         *auth_routes.HANDLERS,
         *users.HANDLERS,
         *health.HANDLERS,
@@ -121,8 +142,28 @@ def api_handlers(settings: Settings) -> list[HTTPRouteHandler]:
     ]
 
 
-def _assemble(settings: Settings, database: Database, catalog: Catalog, metrics: Metrics) -> Parts:
+def _assemble(settings: Settings, database: Database, catalog: Catalog, metrics: Metrics, toolset: Toolset) -> Parts:
     recorder = Recorder(database)
+    files = Files(
+        settings.data_directory,
+        FileStore(database),
+        toolset.describe,
+        file_bytes=settings.upload_max_bytes,
+        session_bytes=settings.session_max_bytes,
+        user_bytes=settings.user_max_bytes,
+    )
+    sessions = Sessions(
+        SessionStore(database),
+        files,
+        toolset.forget,
+        session_bytes=settings.session_max_bytes,
+        user_bytes=settings.user_max_bytes,
+    )
+
+    def called(call: Called) -> None:
+        metrics.tool(call)
+        recorder.use(UseRecord(call.user_id, call.tool, 1, int(call.failed), call.seconds, time.time()))
+
     limits = Limits(
         settings.rate_limit_storage,
         requests=settings.rate_limit_requests,
@@ -138,6 +179,12 @@ def _assemble(settings: Settings, database: Database, catalog: Catalog, metrics:
         limits=limits,
         metrics=metrics,
         probe=Probe(catalog),
+        sessions=sessions,
+        files=files,
+        toolset=toolset,
+        toolbox=toolset.toolbox(called),
+        prober=Prober(),
+        turns=Turns(),
     )
 
 
@@ -147,6 +194,16 @@ async def _keep_house(parts: Parts, access: Access) -> None:
         if days and round_ % PURGE_EVERY == 0:
             with _tolerating("old runs were not deleted"):
                 await parts.run_store.purge(time.time() - days * 86400)
+        if round_ % PURGE_EVERY == 0:
+            with _tolerating("what is left of deleted files and sessions was not deleted"):
+                await parts.files.sweep()
+                await parts.sessions.sweep()
+        if sessions_days := parts.settings.session_retention_days:
+            with _tolerating("old sessions were not deleted"):
+                await parts.sessions.expire(time.time() - sessions_days * 86400)
+        with _tolerating("files whose time has come were not deleted"):
+            await parts.files.expire()
+        await parts.sessions.write()
         with _tolerating("old tokens were not deleted"):
             await access.purge()
         await asyncio.sleep(HOUSEKEEPING)
@@ -154,10 +211,10 @@ async def _keep_house(parts: Parts, access: Access) -> None:
 
 @contextmanager
 def _tolerating(consequence: str) -> Iterator[None]:
-    """For what can be done as well at the next round: a database that refuses is logged."""
+    """For what can be done as well at the next round: a database or a disk that refuses is logged."""
     try:
         yield
-    except StoreError as error:
+    except (OSError, StoreError) as error:
         logger.warning("%s: %s", consequence, error)
 
 

@@ -4,11 +4,24 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gateway.settings import BUILTIN_MODEL, Settings
-from models.backend import Backend
+from models.backend import Backend, ModelInfo
+from models.catalog import Catalog
 from models.llama_cpp import LlamaCpp
 from models.ollama import Ollama
 from models.openai import OpenAI
 from models.scripted import Scripted
+
+BUILTIN = "drover-tiny"
+"""The id of the demonstration model, which is the default only where there is no other."""
+
+
+async def default_model(settings: Settings, catalog: Catalog) -> ModelInfo | None:
+    """The model for a request that names none: the one that was set, else the first that is not built in."""
+    models = await catalog.models()
+    if wanted := settings.default_model:
+        return next((info for info in models if info.id == wanted), None)
+    chat = [info for info in models if info.capabilities is None or "chat" in info.capabilities]
+    return min(chat, key=lambda info: info.id == BUILTIN, default=None)
 
 
 def make_backends(settings: Settings) -> list[Backend]:

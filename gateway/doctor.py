@@ -15,6 +15,7 @@ from gateway.secret import find_secret, secret_file
 from gateway.serve import StartError, bind
 from gateway.settings import Settings, SettingsError
 from gateway.store.database import HEAD, Database, StoreError, database_url, explain, read_version
+from gateway.toolset import make_sandbox
 from models.backend import Health, ModelError
 from models.catalog import Catalog
 
@@ -35,7 +36,9 @@ async def examine(settings: Settings) -> bool:
     ]
     for name, health in checks:
         _print(name, health)
-    return await _examine_backends(settings) and all(health.ok for _, health in checks)
+    name, health = "python tool", await _python_tool(settings)
+    _print(name, health)
+    return await _examine_backends(settings) and all(health.ok for _, health in [*checks, (name, health)])
 
 
 async def list_models(settings: Settings) -> bool:
@@ -149,6 +152,19 @@ def _database_file(settings: Settings) -> Path | None:
         if url.get_backend_name() == "sqlite" and url.database:
             return Path(url.database)
     return None
+
+
+async def _python_tool(settings: Settings) -> Health:
+    """Whether code of models can be confined here, by trying what it must not be able to do."""
+    sandbox = make_sandbox(settings)
+    try:
+        await sandbox.start()
+        if (reason := sandbox.unavailable()) is not None:
+            return Health(False, f"not offered: {reason}", "see Security in README.md for what the host must have")
+        missing = f"; without {', '.join(sandbox.missing)}" if sandbox.missing else ""
+        return Health(True, f"isolation {sandbox.level} ({', '.join(sandbox.layers)}){missing}")
+    finally:
+        await sandbox.close()
 
 
 def _port(settings: Settings) -> Health:

@@ -4,6 +4,7 @@ The table is that of OpenAI's own API: status, `type`, `code` and `param` decide
 shows.
 """
 
+import errno
 import logging
 import math
 import re
@@ -17,6 +18,7 @@ from litestar.exceptions import HTTPException
 from litestar.handlers import HTTPRouteHandler
 from msgspec import Struct
 
+from agents.events import Failed
 from auth.errors import AuthError
 from gateway.store.database import StoreError
 from models.backend import (
@@ -119,6 +121,18 @@ def timed_out(seconds: float) -> ApiError:
     return ApiError(504, message, type="timeout_error", code="upstream_timeout", headers=NO_RETRY)
 
 
+def too_large(what: str, limit: int) -> ApiError:
+    """413: more bytes than are taken. `what` begins the sentence."""
+    return ApiError(413, f"{what} is larger than {limit} bytes.", code="request_too_large")
+
+
+def no_space() -> ApiError:
+    """507: the disk is full. Sending it again at once would not help."""
+    return ApiError(
+        507, "There is no space left to keep files.", type="server_error", code="insufficient_storage", headers=NO_RETRY
+    )
+
+
 def cancelled() -> ApiError:
     """The run was stopped on request. 499 is what nginx logs for a client that left; no client sees it as a status."""
     return ApiError(499, "The run was cancelled.", type="cancelled", code="cancelled", headers=NO_RETRY)
@@ -145,6 +159,18 @@ def internal() -> ApiError:
     """500: our own fault. Says nothing of the cause; the log has it under the same request id."""
     message = "The server had an error while processing your request. Please give the x-request-id when you report it."
     return ApiError(500, message, type="server_error", code="internal_error")
+
+
+def failed(event: Failed) -> ApiError:
+    """What a run that has failed is to somebody who asks for its answer."""
+    return ApiError(
+        event.status, event.message, type=event.error_type, code=event.code, param=event.param, headers=NO_RETRY
+    )
+
+
+def conflict(message: str, code: str) -> ApiError:
+    """409: not in this state. SDKs send such requests again unless they are told not to."""
+    return ApiError(409, message, code=code, headers=NO_RETRY)
 
 
 def from_model(error: ModelError) -> ApiError:
@@ -229,7 +255,7 @@ def from_http(error: HTTPException, method: str, path: str, limit: int) -> ApiEr
             headers = {name: value.replace("GET", "GET, HEAD") for name, value in headers.items()}
             return ApiError(405, message, code="method_not_supported", headers=headers)
         case 413:
-            return ApiError(413, f"The request is larger than {limit} bytes.", code="request_too_large")
+            return too_large("The request", limit)
         case 400 if isinstance(error.extra, list) and error.extra:
             return _invalid(error.extra[0]["key"], error.extra[0]["message"])
         case status if status >= 500:
@@ -265,6 +291,8 @@ def to_api_error(error: Exception, method: str = "", path: str = "", limit: int 
             )
         case StoreError() | StorageError():
             return store_unavailable()
+        case OSError(errno=errno.ENOSPC | errno.EDQUOT):
+            return no_space()
         case HTTPException():
             return from_http(error, method, path, limit)
         case msgspec.ValidationError():

@@ -11,7 +11,10 @@ from typing import Any, Literal
 import msgspec
 import structlog
 
-NOISY = ("uvicorn", "httpx", "httpcore", "aiosqlite", "sqlalchemy", "alembic", "urllib3", "asyncio", "aiohttp")
+NOISY = (
+    *("uvicorn", "httpx", "httpcore", "aiosqlite", "sqlalchemy", "alembic", "urllib3", "asyncio", "aiohttp"),
+    *("mcp", "httpx2", "httpcore2", "trafilatura", "htmldate", "matplotlib"),
+)
 """Libraries that log addresses, statements, bodies or each of their steps below warnings."""
 
 

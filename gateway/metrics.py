@@ -9,6 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from gateway.store.runs import RunRecord
+from tools.toolbox import Called
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 
@@ -47,6 +48,10 @@ class Metrics:
             (*labels, "kind"),
             registry=self._registry,
         )
+        self._calls = Counter("drover_tool_calls", "Calls of tools.", ("tool", "status"), registry=self._registry)
+        self._call_seconds = Histogram(
+            "drover_tool_seconds", "What a call of a tool took.", ("tool",), buckets=SECONDS, registry=self._registry
+        )
         self._running = Gauge("drover_runs_running", "Runs under way.", registry=self._registry)
         self._registry.register(_Models(states))
         self._of_request = cache(self._children_of_request)
@@ -68,6 +73,11 @@ class Metrics:
         if record.cached_tokens:
             children.cached.inc(record.cached_tokens)
         children.completion.inc(record.completion_tokens)
+
+    def tool(self, called: Called) -> None:
+        """Counts a call of a tool that has ended."""
+        self._calls.labels(called.tool, "failed" if called.failed else "ok").inc()
+        self._call_seconds.labels(called.tool).observe(called.seconds)
 
     def _children_of_request(self, method: str, route: str, status: int) -> tuple[Counter, Histogram]:
         return self._requests.labels(method, route, str(status)), self._duration.labels(route)

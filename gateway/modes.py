@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from agents import AGENTS
+from agents import AGENTS, ALIASES
 from gateway.errors import bad_request, no_model
 from gateway.openai.request import ChatRequest
 from models.catalog import Catalog
@@ -24,10 +24,10 @@ def choose(body: ChatRequest, headers: Mapping[str, str], catalog: Catalog) -> t
     prefix, model = split(body.model, catalog)
     field, header = body.agent_type, headers.get("x-agent-type")
     for name, param in ((field, "agent_type"), (header, "X-Agent-Type")):
-        if name and name not in AGENTS:
+        if name and ALIASES.get(name, name) not in AGENTS:
             known = ", ".join(AGENTS)
             raise bad_request(f"There is no agent '{name[:40]}'. Agents are: {known}.", param, "unknown_agent_type")
-    asked = {name for name in (prefix, field, header) if name}
+    asked = {ALIASES.get(name, name) for name in (prefix, field, header) if name}
     if len(asked) > 1:
         names = " and ".join(sorted(asked))
         raise bad_request(f"The request names different agents: {names}.", "agent_type", "conflicting_agent_type")
@@ -41,7 +41,7 @@ def split(name: str, catalog: Catalog) -> tuple[str, str]:
     if name in catalog:
         return "", name
     prefix, _, rest = name.partition("/")
-    return (prefix, rest) if prefix in AGENTS else ("", name)
+    return (prefix, rest) if ALIASES.get(prefix, prefix) in AGENTS else ("", name)
 
 
 def is_background(body: ChatRequest, headers: Mapping[str, str]) -> bool:

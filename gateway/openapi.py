@@ -27,7 +27,11 @@ from gateway.openai.described import ChatBody, EmbeddingBody
 from gateway.openai.response import Chunk, Completion
 from gateway.parts import VERSION
 from gateway.routes.auth import Credentials, NewKey, Refresh
+from gateway.routes.files import FileOut, Uploaded
 from gateway.routes.health import State
+from gateway.routes.knowledge import DocumentIn, NewCollection, Question
+from gateway.routes.runs import RunOut
+from gateway.routes.tools import ToolArguments, ToolResult
 from gateway.routes.users import NewUser, UserChange
 
 Schema = dict[str, Any]
@@ -57,14 +61,32 @@ class Detail(Struct, frozen=True):
     """Statuses of errors beyond those that follow from the route."""
     example: Mapping[str, Any] = {}
     """A request's body."""
+    form: Mapping[str, str] = {}
+    """Fields of a body that is a form, each with a sentence. Those named `file` or `files` are files."""
 
 
 HELLO = {"model": "drover-tiny", "messages": [{"role": "user", "content": "Hello"}], "stream": False}
+
+FILE = {"file": "The file.", "purpose": "As OpenAI has it.", "expires_after[seconds]": "When it is to be deleted."}
+FILES = {"files": "Any number of files."}
+SESSION = {"session_id": "The session that they go into; absent: a new one."}
 
 DETAILS: dict[str, Detail] = {
     "createChatCompletion": Detail(
         body=ChatBody, answer=Completion, frames=(Chunk,), errors=(404, 429, 502, 503, 504), example=HELLO
     ),
+    "createFile": Detail(answer=FileOut, form=FILE | SESSION, errors=(404, 507)),
+    "uploadFiles": Detail(answer=Uploaded, form=FILES | SESSION, errors=(404, 507)),
+    "createRun": Detail(body=ChatBody, answer=RunOut, errors=(404, 409, 429, 502), example=HELLO),
+    "pauseRun": Detail(errors=(409,)),
+    "resumeRun": Detail(errors=(409, 429)),
+    "replayRun": Detail(frames=(Chunk,), errors=(409,)),
+    "callTool": Detail(body=ToolArguments, answer=ToolResult, errors=(429,)),
+    "createKnowledge": Detail(body=NewCollection, errors=(409,)),
+    "addDocument": Detail(body=DocumentIn, errors=(429,)),
+    "replaceDocument": Detail(body=DocumentIn, errors=(429,)),
+    "searchKnowledge": Detail(body=Question, errors=(429,)),
+    "reindexKnowledge": Detail(errors=(429,)),
     "createEmbeddings": Detail(body=EmbeddingBody, errors=(404, 429, 502, 503, 504)),
     "listModels": Detail(),
     "streamRunEvents": Detail(frames=(Stamp, Durable)),
@@ -82,6 +104,11 @@ TAGS = {
     "embeddings": ("Chat", ""),
     "models": ("Models", "What can be asked."),
     "runs": ("Runs", "What ran and what is running."),
+    "sessions": ("Sessions and files", "Conversations that are kept, and their files."),
+    "files": ("Sessions and files", ""),
+    "upload": ("Sessions and files", ""),
+    "tools": ("Tools", "What agents call."),
+    "knowledge": ("Knowledge", "Documents that are searched."),
     "auth": ("Login and API keys", "One's own account."),
     "users": ("Users", "For admins."),
     "health": ("Health", "For operators."),
@@ -93,12 +120,14 @@ ERRORS = {
     401: "No API key or token, or none that counts.",
     403: "Not allowed to this user or key.",
     404: "There is no such thing, or it is someone else's.",
-    413: "The body is too large.",
+    409: "Not in this state, or there is one of this name.",
+    413: "The body is too large, or there is no room left; the message says how much there is.",
     429: "Too many requests; `Retry-After` says when to come back.",
     500: "A fault of the server. Give the `x-request-id` when you report it.",
     502: "The backend gave an error or nonsense.",
     503: "The backend does not answer, a model is loading, or the server is shutting down.",
     504: "It took too long.",
+    507: "The disk is full.",
 }
 
 ABOUT = """One OpenAI-compatible endpoint over local language models.
@@ -256,6 +285,8 @@ class Operation(Struct, frozen=True):
 
     def _body(self, schemas: Schemas) -> dict[str, Any] | None:
         detail = self.detail
+        if detail.form:
+            return {"required": True, "content": {"multipart/form-data": {"schema": _form(detail.form)}}}
         if detail.body is None:
             return None
         content: dict[str, Any] = {"schema": schemas.of(detail.body)}
@@ -293,11 +324,23 @@ class Operation(Struct, frozen=True):
         errors = {500, *self.detail.errors}
         if not self.public:
             errors |= {401, 403, 503}
-        if self.detail.body is not None:
+        if self.detail.body is not None or self.detail.form:
             errors |= {400, 413}
         if any(True for _ in self._inputs()):
             errors |= {404} if "{" in self.path else {400}
         return errors
+
+
+def _form(fields: Mapping[str, str]) -> Schema:
+    properties: Schema = {}
+    for name, sentence in fields.items():
+        content: Schema = {"type": "string"}
+        if name in ("file", "files"):
+            content["contentMediaType"] = "application/octet-stream"
+        if name == "files":
+            content = {"type": "array", "items": content}
+        properties[name] = content | {"description": sentence}
+    return {"type": "object", "properties": properties, "required": [next(iter(fields))]}
 
 
 _BOUNDS = {"ge": "minimum", "le": "maximum", "min_length": "minLength", "max_length": "maxLength"}
@@ -350,7 +393,7 @@ def sentences(kind: type[Any]) -> dict[str, str]:
     """What a class says of its fields: the string below each."""
     found: dict[str, str] = {}
     for base in reversed(kind.__mro__):
-        if base.__module__.partition(".")[0] not in ("gateway", "agents", "models", "auth"):
+        if base.__module__.partition(".")[0] not in ("gateway", "agents", "models", "auth", "tools"):
             continue
         body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
         assert isinstance(body, ast.ClassDef)

@@ -8,18 +8,23 @@ from typing import Any
 from litestar import Request
 from msgspec import Struct
 
+from gateway.backends import default_model
+from gateway.files import Files
 from gateway.limits import Limits
 from gateway.metrics import Metrics
 from gateway.runs import Runs
+from gateway.sessions import Sessions
 from gateway.settings import Settings
 from gateway.store.runs import Recorder, RunStore
+from gateway.toolset import Toolset
+from gateway.turns import Turns
 from models.backend import Health, ModelInfo
 from models.catalog import Catalog
+from models.probe import Prober
+from tools import Toolbox
+from tools.knowledge import Knowledge
 
 VERSION = "0.1.0"
-
-BUILTIN = "drover-tiny"
-"""The id of the demonstration model, which is the default only where there is no other."""
 
 
 class Parts(Struct, frozen=True):
@@ -33,14 +38,22 @@ class Parts(Struct, frozen=True):
     limits: Limits
     metrics: Metrics
     probe: "Probe"
+    sessions: Sessions
+    files: Files
+    toolset: Toolset
+    toolbox: Toolbox
+    prober: Prober
+    turns: Turns
+    """Of requests with one Idempotency-Key, and of what takes up or ends a run that is not under way."""
+
+    @property
+    def knowledge(self) -> Knowledge:
+        """Collections of documents."""
+        return self.toolset.knowledge
 
     async def default_model(self) -> ModelInfo | None:
-        """The model for a request that names none: the one that was set, else the first that is not built in."""
-        models = await self.catalog.models()
-        if wanted := self.settings.default_model:
-            return next((info for info in models if info.id == wanted), None)
-        chat = [info for info in models if info.capabilities is None or "chat" in info.capabilities]
-        return min(chat, key=lambda info: info.id == BUILTIN, default=None)
+        """The model for a request that names none."""
+        return await default_model(self.settings, self.catalog)
 
 
 class Probe:

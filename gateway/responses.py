@@ -11,10 +11,11 @@ _encode = msgspec.json.Encoder().encode
 
 
 class JsonResponse(Response[bytes]):
-    """A struct as JSON, with status 200."""
+    """A struct as JSON."""
 
-    def __init__(self, content: msgspec.Struct, headers: Mapping[str, str]) -> None:
+    def __init__(self, content: msgspec.Struct, headers: Mapping[str, str], status: int = 200) -> None:
         super().__init__(_encode(content), headers=dict(headers))
+        self._status = status
 
     def to_asgi_response(self, *args: Any, **kwargs: Any) -> ASGIApp:  # type: ignore[override]
         """The response as an ASGI application."""
@@ -27,7 +28,7 @@ class JsonResponse(Response[bytes]):
         ]
 
         async def respond(scope: Scope, receive: Receive, send: Send) -> None:
-            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            await send({"type": "http.response.start", "status": self._status, "headers": headers})
             await send({"type": "http.response.body", "body": body, "more_body": False})
 
         return respond

@@ -8,13 +8,19 @@ from contextlib import aclosing
 
 from msgspec import Struct
 
-from agents.events import LIVE, Answer, AnyEvent, Asked, Failed, Spoke, encode
+from agents.context import Clock
+from agents.events import LIVE, Answer, AnyEvent, Asked, Failed, Log, Spoke, ToolFinished, ToolStarted, encode
+from agents.journal import Journal
 from gateway.errors import ApiError, cancelled, internal, shutting_down, timed_out, to_api_error
 from gateway.ids import new_id
-from gateway.store.runs import EventRecord, Recorder, RunRecord, Status
+from gateway.store.runs import LIVELY, EventRecord, Recorder, RunRecord, Status
 from models.messages import Usage
 
 logger = logging.getLogger(__name__)
+
+
+PAUSED = "paused"
+"""The text of the log that tells of a pause."""
 
 
 class Origin(Struct, frozen=True):
@@ -25,43 +31,74 @@ class Origin(Struct, frozen=True):
     mode: str
     model: str
     backend: str
+    session_id: str | None = None
+
+
+Begin = Callable[[Sequence[AnyEvent], Clock], AsyncIterator[AnyEvent]]
+"""Sets an agent to work, or to work on after these durable events. The clock stands still in pauses."""
 
 
 class Run:
     """One stream of events at work.
 
     `events` holds all of them, live ones too, until the run is forgotten; `seq` counts the durable ones only.
+
+    Args:
+        past: what is kept of it, where it is taken up again.
     """
 
     def __init__(
-        self, origin: Origin, asked: Asked, events: AsyncIterator[AnyEvent], recorder: Recorder, timeout: float
+        self,
+        origin: Origin,
+        asked: Asked,
+        begin: Begin,
+        recorder: Recorder,
+        timeout: float,
+        past: "Past | None" = None,
     ) -> None:
-        self.id = new_id("run_")
+        self.id = past.record.id if past else new_id("run_")
         self.origin = origin
-        self.created_at = time.time()
+        self.created_at = past.record.created_at if past else time.time()
         self.finished_at: float | None = None
-        self.events: list[AnyEvent] = []
-        self.records: list[EventRecord] = []
+        self.events: list[AnyEvent] = list(past.events) if past else []
+        self.records: list[EventRecord] = list(past.records) if past else []
         self.status: Status = "running"
-        self.usage = Usage()
-        self.first_token_ms: float | None = None
+        self.usage = sum((event.usage for event in self.events if isinstance(event, Spoke)), Usage())
+        self.first_token_ms = past.record.first_token_ms if past else None
         self.stop_reason: str | None = None
         self.error: ApiError | None = None
         """Why it failed; the last event says the same in words for its readers."""
         self._began = time.monotonic()
+        self._worked = past.seconds if past else 0.0
+        """Seconds of work before the last pause."""
+        self._since: float | None = self._began
+        """When the work began that is going on; None in a pause."""
+        self._pausing = False
+        self._left = False
+        self._resumed = asyncio.Event()
         self._recorder = recorder
         self._waiters: list[asyncio.Future[None]] = []
         self._end: ApiError | None = None
         recorder.run(self.record)
-        self.append(asked)
-        self.task = asyncio.create_task(self._pull(events, timeout), name=self.id)
+        if past is None:
+            self.append(asked)
+        self.task = asyncio.create_task(self._pull(begin, timeout), name=self.id)
         """Pulls the events. It ends with the run, when all that was held is given back, and raises nothing."""
         self.task.add_done_callback(self._settle)
 
     @property
     def ended(self) -> bool:
         """Whether the last event is there."""
-        return self.status != "running"
+        return self.status not in LIVELY
+
+    @property
+    def pausing(self) -> bool:
+        """Whether it pauses as soon as what is being said or done has ended."""
+        return self._pausing and self.status == "running"
+
+    def clock(self) -> float:
+        """Seconds of work, pauses not counted."""
+        return self._worked + (time.monotonic() - self._since if self._since is not None else 0.0)
 
     @property
     def record(self) -> RunRecord:
@@ -77,7 +114,7 @@ class Run:
             self.status,
             self.created_at,
             self.finished_at,
-            None,
+            origin.session_id,
             usage.prompt_tokens,
             usage.completion_tokens,
             usage.cached_tokens,
@@ -95,7 +132,7 @@ class Run:
             if isinstance(event, Spoke):
                 self.usage += event.usage
             elif isinstance(event, Answer):
-                self.stop_reason = event.finish
+                self.stop_reason = event.reason or event.finish
             tag = type(event).__struct_config__.tag
             record = EventRecord(self.id, len(self.records) + 1, str(tag), time.time(), encode(event))
             self.records.append(record)
@@ -135,25 +172,76 @@ class Run:
             self._end = reason
             self.task.cancel()
 
-    async def _pull(self, events: AsyncIterator[AnyEvent], timeout: float) -> None:
+    def pause(self) -> None:
+        """Pauses the run when what is being said or done has ended: then nothing is held, and its clock stands still.
+
+        What others say side by side with that is given up, and said again afterwards; tools come to their end.
+        """
+        self._pausing = True
+        self._resumed.clear()
+
+    def resume(self) -> None:
+        """Goes on from where it was paused."""
+        self._pausing = False
+        if self.status == "paused":
+            self._since = time.monotonic()
+            self._change("running")
+        self._resumed.set()
+
+    def leave(self) -> None:
+        """Lets go of a paused run as it is: the next server can resume it."""
+        self._left = True
+        self.task.cancel()
+
+    async def _pull(self, begin: Begin, timeout: float) -> None:
         try:
-            async with asyncio.timeout(timeout), aclosing(events):  # type: ignore[type-var]
-                async for event in events:
-                    self.append(event)
+            while await self._work(begin, timeout):
+                await self._rest()
             self._finish("completed")
         except TimeoutError:
             self._fail(timed_out(timeout), "failed")
         except asyncio.CancelledError:
-            self._fail(self._end or cancelled(), "cancelled")
+            if not self._left:
+                self._fail(self._end or cancelled(), "cancelled")
         except Exception as error:  # a bug must end the run with an event, or its readers would wait for ever
             known = to_api_error(error)
             if known is None:
                 logger.exception("run %s failed", self.id)
             self._fail(known or internal(), "failed")
 
+    async def _work(self, begin: Begin, timeout: float) -> bool:
+        """Pulls events until the agent has ended, or (True) until a pause."""
+        past = [event for event in self.events[1:] if not isinstance(event, LIVE)]
+        seen = Journal(past) if past else None
+        tools_at_work = 0
+        events = begin(past, self.clock)
+        async with asyncio.timeout(timeout - self.clock()), aclosing(events):  # type: ignore[type-var]
+            async for event in events:
+                live = isinstance(event, LIVE)
+                if live or seen is None or not seen.knows(event):
+                    self.append(event)
+                tools_at_work += isinstance(event, ToolStarted) - isinstance(event, ToolFinished)
+                if self._pausing and not live and not tools_at_work and not isinstance(event, Answer):
+                    return True
+        return False
+
+    async def _rest(self) -> None:
+        """Waits for the end of a pause, if it has not been taken back by now."""
+        if not self._pausing:
+            return
+        self._worked, self._since = self.clock(), None
+        self.append(Log(text=PAUSED, data={"seconds": self._worked}))
+        self._change("paused")
+        await self._resumed.wait()
+
+    def _change(self, status: Status) -> None:
+        self.status = status
+        self._recorder.run(self.record)
+        self._wake()
+
     def _settle(self, task: asyncio.Task[None]) -> None:
         """Ends a run that was stopped before its task had begun, and so could not end itself."""
-        if not self.ended:
+        if not self.ended and not self._left:
             self._fail(self._end or cancelled(), "cancelled")
 
     def _fail(self, error: ApiError, status: Status) -> None:
@@ -172,16 +260,24 @@ class Run:
         self._finish(status)
 
     def _finish(self, status: Status) -> None:
-        self.status = status
         self.finished_at = time.time()
-        self._recorder.run(self.record)
-        self._wake()
+        self._change(status)
 
     def _wake(self) -> None:
         waiters, self._waiters = self._waiters, []
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
+
+
+class Past(Struct, frozen=True):
+    """What is kept of a run that was paused or interrupted."""
+
+    record: RunRecord
+    records: Sequence[EventRecord]
+    events: Sequence[AnyEvent]
+    seconds: float
+    """Of work, pauses not counted."""
 
 
 class Runs:
@@ -194,15 +290,17 @@ class Runs:
         self.draining = False
         """Set when the server is told to stop: no new runs."""
 
-    def start(self, origin: Origin, asked: Asked, events: AsyncIterator[AnyEvent], ended: Callable[[Run], None]) -> Run:
-        """Puts an agent's events to work. `ended` is called when the run is over.
+    def start(
+        self, origin: Origin, asked: Asked, begin: Begin, ended: Callable[[Run], None], past: Past | None = None
+    ) -> Run:
+        """Puts an agent to work. `ended` is called when the run is over.
 
         Raises:
             ApiError: 503, the server is shutting down.
         """
         if self.draining:
             raise shutting_down()
-        run = Run(origin, asked, events, self._recorder, self._timeout)
+        run = Run(origin, asked, begin, self._recorder, self._timeout, past)
         self._live[run.id] = run
         run.task.add_done_callback(lambda _: ended(run))
         run.task.add_done_callback(lambda _: self._live.pop(run.id, None))
@@ -213,16 +311,26 @@ class Runs:
         run = self._live.get(run_id)
         return run if run is not None and run.origin.user_id == user_id else None
 
+    def of_session(self, session_id: str) -> list[Run]:
+        """The session's runs that are under way."""
+        return [run for run in self._live.values() if run.origin.session_id == session_id]
+
     def __len__(self) -> int:
         return len(self._live)
 
     async def drain(self, grace: float) -> None:
         """Takes no new runs, gives those under way `grace` seconds, then ends them with an error that says why."""
         self.draining = True
+        for run in self._live.values():
+            if run.status == "paused":
+                run.leave()
         tasks = [run.task for run in self._live.values()]
         if tasks:
             await asyncio.wait(tasks, timeout=grace)
         for run in list(self._live.values()):
-            run.stop(shutting_down())
+            if run.status == "paused":
+                run.leave()
+            else:
+                run.stop(shutting_down())
         if tasks:
             await asyncio.wait(tasks, timeout=5.0)

@@ -159,6 +159,18 @@ class Settings(BaseSettings):
     """Seconds that a call of a tool may take, where the tool has no limit of its own."""
     tool_max_output: int = Field(20_000, ge=1000)
     """Characters of a tool's output; from a longer one the middle is left out."""
+    agent_max_calls: int = Field(64, ge=2)
+    """Calls of models that one answer of an agent may take."""
+    agent_max_tool_calls: int = Field(64, ge=0)
+    """Calls of tools that one answer of an agent may take."""
+    agent_max_tokens: int = Field(500_000, ge=1000)
+    """Tokens, of prompts too, that one answer of an agent may take."""
+    agent_max_seconds: float = Field(900.0, gt=1)
+    """Seconds that one answer of an agent may take; 15 % of them are kept for the answer itself."""
+    react_max_iterations: int = Field(6, ge=1, le=20)
+    """Steps of a ReAct loop, where the request does not say."""
+    auto_max_mode: Literal["simple", "react", "plan", "debate"] = "debate"
+    """The most costly agent that `auto` may choose."""
     python_tool_isolation: Literal["auto", "full", "kernel", "none"] = "auto"
     """How well the Python tool must be confined: all that the host can, at least `kernel`; `full`; or, on a loopback
     address only, `none`: code that models write then runs with your rights."""
@@ -294,7 +306,21 @@ class Settings(BaseSettings):
             raise ValueError("the package redis is not installed: uv sync --extra redis")
         return value
 
-    @field_validator("upstream_api_key")
+    @field_validator("searxng_url")
+    @classmethod
+    def _url(cls, value: str) -> str:
+        if value and not is_url(value):
+            raise ValueError("must be a URL such as http://127.0.0.1:8888")
+        return value
+
+    @field_validator("mcp_servers")
+    @classmethod
+    def _file_is_there(cls, value: Path | None) -> Path | None:
+        if value is not None and not value.expanduser().is_file():
+            raise ValueError("is not a file")
+        return value and value.expanduser()
+
+    @field_validator("upstream_api_key", "tavily_api_key", "brave_api_key")
     @classmethod
     def _fits_a_header(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and not all("!" <= character <= "~" for character in value.get_secret_value()):
@@ -318,6 +344,12 @@ class Settings(BaseSettings):
             raise ValueError(
                 "CORS_ORIGINS=* with CORS_CREDENTIALS would let any page act as its visitor; name the origins"
             )
+        if self.python_tool_isolation == "none" and not is_loopback(self.server_host):
+            raise ValueError(
+                "PYTHON_TOOL_ISOLATION=none: models run code with your rights; SERVER_HOST must be a loopback address"
+            )
+        if missing := [name for name in _NEEDS[self.web_search_provider] if not getattr(self, name)]:
+            raise ValueError(f"WEB_SEARCH_PROVIDER={self.web_search_provider} needs {missing[0].upper()}")
         if self.jwks and not (self.jwks_issuer and self.jwks_audience):
             raise ValueError("JWKS needs JWKS_ISSUER and JWKS_AUDIENCE")
         if self.jwks and self.jwks_issuer == self.jwt_issuer:
@@ -342,6 +374,18 @@ def check_secret(secret: str) -> None:
         raise ValueError("must have 32 characters or more (try: openssl rand -hex 32)")
     if len(set(secret)) < 10 or any(word in secret.lower() for word in PLACEHOLDERS):
         raise ValueError("looks like a placeholder; make a random one (try: openssl rand -hex 32)")
+
+
+_NEEDS = {"": (), "tavily": ("tavily_api_key",), "brave": ("brave_api_key",), "searxng": ("searxng_url",)}
+"""What each search provider needs to be set."""
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def is_url(text: str) -> bool:

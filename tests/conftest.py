@@ -12,6 +12,7 @@ from gateway.store.database import migrate
 from models.backend import Backend
 from models.scripted import Scripted
 from tests.live import Live, Serve, serving
+from tools.python import Sandbox
 
 
 @pytest.fixture(scope="session")
@@ -37,6 +38,18 @@ async def serve(tmp_path: Path, empty_database: Path) -> AsyncIterator[Serve]:
             return await stack.enter_async_context(serving(tmp_path / folder, empty_database, backends, **values))
 
         yield start
+
+
+@pytest.fixture(scope="session")
+async def sandbox(anyio_backend: str) -> AsyncIterator[Sandbox]:
+    """One for all tests that run code or read documents; skips them where this host cannot confine it."""
+    sandbox = Sandbox()
+    await sandbox.start()
+    if (reason := sandbox.unavailable()) is not None:
+        await sandbox.close()
+        pytest.skip(f"code cannot be confined here: {reason}")
+    yield sandbox
+    await sandbox.close()
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from gateway.protocol import Protocol
 from gateway.settings import Settings, load
 from gateway.store.database import Database
 from models.backend import Backend
+from tools.python import Sandbox
 
 SECRET = "b1946ac92492d2347c6235b4d2611184d0f8a7a9"
 
@@ -65,15 +66,19 @@ async def serving(
     database: Path,
     backends: Sequence[Backend] | None,
     protocol: type[Protocol] = Protocol,
+    sandbox: Sandbox | None = None,
     **values: Any,
 ) -> AsyncIterator[Live]:
-    """A server on a copy of `database`, with an admin."""
+    """A server on a copy of `database`, with an admin.
+
+    Without a sandbox code cannot be run, nor documents be read: each would take seconds to start.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "drover.db").exists():
         shutil.copy(database, folder / "drover.db")
     settings = load(data_directory=folder, _env_file=None, **({"ollama_host": "http://127.0.0.1:1"} | values))
     key = await _admin_key(settings)
-    server = create_app(settings, SECRET, backends)
+    server = create_app(settings, SECRET, backends, sandbox or Sandbox())
     listener = socket.create_server(("127.0.0.1", 0))
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     config = uvicorn.Config(server, http=protocol, ws="none", log_config=None, access_log=False, timeout_keep_alive=75)

@@ -118,6 +118,7 @@ async def join_late(backend: LlamaCpp, request: ModelRequest, chance: random.Ran
     return await ask(backend, request)
 
 
+@pytest.mark.slow
 async def test_hundreds_of_requests_get_the_text_that_each_gets_alone(llama: LlamaCpp) -> None:
     chance = random.Random(7)
     requests = [some_request(chance) for _ in range(240)]

@@ -761,7 +761,7 @@ async def test_status_and_metrics_tell_what_engines_do_and_never_fall(make: Make
     assert (first["drover_engine_loaded"], first["drover_engine_slots"], first["drover_engine_cells"]) == (1, 4, 4096)
 
     kill(backend)
-    await until(lambda: not status(backend)["loaded"])
+    await until(lambda: not status(backend)["loaded"] and status(backend)["crashes"] == 1)
     after = await figures()
     assert (after["drover_engine_loaded"], after["drover_engine_crashes_total"]) == (0, 1)
     await hear(backend)

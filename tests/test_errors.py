@@ -291,7 +291,7 @@ PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBO
         ),
         (
             {"messages": [{"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]}]},
-            "Content of type 'input_audio' is not supported; supported are 'text', 'refusal' and 'image_url'.",
+            "Content of type 'input_audio' is not supported; supported are 'text', 'refusal', 'image_url' and 'file'.",
             "unsupported_content",
             "messages[0].content[0].type",
         ),
@@ -434,7 +434,7 @@ async def test_an_unknown_model_by_its_address(client: httpx.AsyncClient, name: 
         ("GET", "/nope", ""),
         ("POST", "/v1/responses", ""),
         ("POST", "/v1/completions", ""),
-        ("GET", "/v1/files", ""),
+        ("GET", "/v1/batches", ""),
         ("GET", "/v1/chat/completions/chatcmpl-1", ""),
         ("DELETE", "/nope", ""),
         ("GET", "/v1/v1/models", " The base URL already ends in /v1: use it once."),

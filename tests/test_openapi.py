@@ -68,9 +68,37 @@ async def test_every_operation_is_there_once_with_a_stable_id(document: dict[str
         "GET /v1/models": "listModels",
         "GET /v1/models/{model_id}": "retrieveModel",
         "GET /v1/runs": "listRuns",
+        "POST /v1/runs": "createRun",
         "GET /v1/runs/{run_id}": "retrieveRun",
         "POST /v1/runs/{run_id}/cancel": "cancelRun",
+        "POST /v1/runs/{run_id}/pause": "pauseRun",
+        "POST /v1/runs/{run_id}/resume": "resumeRun",
         "GET /v1/runs/{run_id}/events": "streamRunEvents",
+        "GET /v1/runs/{run_id}/replay": "replayRun",
+        "GET /api/sessions": "listSessions",
+        "GET /api/sessions/{session_id}": "retrieveSession",
+        "DELETE /api/sessions/{session_id}": "deleteSession",
+        "POST /v1/files": "createFile",
+        "GET /v1/files": "listFiles",
+        "POST /api/upload": "uploadFiles",
+        "GET /v1/files/{file_id}": "retrieveFile",
+        "DELETE /v1/files/{file_id}": "deleteFile",
+        "GET /v1/files/{file_id}/content": "downloadFile",
+        "GET /api/tools": "listTools",
+        "POST /api/tools/{name}": "callTool",
+        "GET /api/tools/usage": "listToolUses",
+        "GET /api/tools/python/status": "pythonStatus",
+        "POST /api/knowledge": "createKnowledge",
+        "GET /api/knowledge": "listKnowledge",
+        "GET /api/knowledge/{knowledge_id}": "retrieveKnowledge",
+        "DELETE /api/knowledge/{knowledge_id}": "deleteKnowledge",
+        "POST /api/knowledge/{knowledge_id}/documents": "addDocument",
+        "GET /api/knowledge/{knowledge_id}/documents": "listDocuments",
+        "GET /api/knowledge/{knowledge_id}/documents/{document_id}": "retrieveDocument",
+        "PUT /api/knowledge/{knowledge_id}/documents/{document_id}": "replaceDocument",
+        "DELETE /api/knowledge/{knowledge_id}/documents/{document_id}": "deleteDocument",
+        "POST /api/knowledge/{knowledge_id}/search": "searchKnowledge",
+        "POST /api/knowledge/{knowledge_id}/reindex": "reindexKnowledge",
         "POST /api/auth/register": "register",
         "POST /api/auth/login": "login",
         "POST /api/auth/refresh": "refresh",
@@ -116,7 +144,7 @@ async def test_every_post_that_takes_a_body_describes_it(document: dict[str, Any
         for method, operation in path.items()
         if method in ("post", "patch") and "requestBody" not in operation
     }
-    assert without == {"cancelRun", "logout"}
+    assert without == {"cancelRun", "pauseRun", "resumeRun", "reindexKnowledge", "logout"}
 
 
 async def test_chat_answers_with_a_completion_or_with_chunks(document: dict[str, Any]) -> None:
@@ -133,7 +161,7 @@ async def test_messages_and_parts_are_told_apart_by_their_tags(document: dict[st
     assert messages["items"]["discriminator"]["propertyName"] == "role"
     assert list(messages["items"]["discriminator"]["mapping"]) == ["system", "developer", "user", "assistant", "tool"]
     parts = schemas["UserMessage"]["properties"]["content"]["anyOf"][1]["items"]
-    assert [item["$ref"].rpartition("/")[2] for item in parts["oneOf"]] == ["TextPart", "ImagePart"]
+    assert [item["$ref"].rpartition("/")[2] for item in parts["oneOf"]] == ["TextPart", "ImagePart", "FilePart"]
     assert parts["discriminator"]["propertyName"] == "type"
 
 

@@ -572,7 +572,7 @@ def user(*parts: Any) -> list[Any]:
         (user({"type": "text"}), "messages[0].content[0].text", "missing_required_parameter"),
         (user({"type": "image_url"}), "messages[0].content[0].image_url", "missing_required_parameter"),
         (user({"type": "input_audio", "input_audio": {}}), "messages[0].content[0].type", "unsupported_content"),
-        (user({"type": "file", "file": {}}), "messages[0].content[0].type", "unsupported_content"),
+        (user({"type": "file", "file": {}}), "messages[0].content[0].file.file_id", "missing_required_parameter"),
         *(
             (
                 user({"type": "text", "text": "Hi"}, {"type": "image_url", "image_url": {"url": url}}),

@@ -71,6 +71,7 @@ async def test_a_first_start_makes_all_that_it_needs_and_a_second_one_keeps_it(t
         path.name: oct(S_IMODE(path.stat().st_mode)) for path in [tmp_path / "data", *(tmp_path / "data").iterdir()]
     } == {
         "data": "0o700",
+        "files": "0o700",
         "admin.key": "0o600",
         "secret.key": "0o600",
         "drover.db": "0o600",

@@ -43,6 +43,14 @@ def failure(response: httpx.Response) -> Failure:
     return response.status_code, body, {name: response.headers[name] for name in TELLING if name in response.headers}
 
 
+def refusal(response: httpx.Response, status: int) -> dict[str, Any]:
+    """The error object of a response that must have this status."""
+    found, body, _ = failure(response)
+    assert found == status, body
+    error: dict[str, Any] = body["error"]
+    return error
+
+
 def check_headers(response: httpx.Response) -> None:
     """Every response has an id, and forbids browsers to guess."""
     assert response.headers["x-request-id"].startswith("req_")

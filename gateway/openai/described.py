@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from gateway.openai.request import AgentOptions, ImageUrl, OllamaOptions, StreamOptions, ToolName
+from agents.options import Options
+from gateway.openai.request import FileContent, ImageUrl, OllamaOptions, StreamOptions, ToolName
 
 Count = Annotated[int, Meta(ge=1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
@@ -27,6 +28,13 @@ class ImagePart(Struct, tag_field="type", tag="image_url"):
 
     image_url: ImageUrl
     """`url` is a data: URI with a PNG, JPEG, WebP or GIF picture in base64. Addresses are not fetched."""
+
+
+class FilePart(Struct, tag_field="type", tag="file"):
+    """A file, which goes into the session."""
+
+    file: FileContent
+    """`file_id` of an upload, or `filename` and `file_data`: a data: URI or base64."""
 
 
 class RefusalPart(Struct, tag_field="type", tag="refusal"):
@@ -52,7 +60,7 @@ class DeveloperMessage(Struct, tag_field="role", tag="developer"):
 class UserMessage(Struct, tag_field="role", tag="user"):
     """What the user says."""
 
-    content: str | list[TextPart | ImagePart]
+    content: str | list[TextPart | ImagePart | FilePart]
     name: str | None = None
 
 
@@ -242,10 +250,14 @@ class ChatBody(Struct):
     """Variables for the model's chat template."""
     continue_final_message: bool | None = None
     """Continue the last message, an assistant's, instead of answering it."""
+    session_id: str | None = None
+    """The session that it belongs to, as an alternative to the header `X-Session-Id`; one that is not there is made."""
+    metadata: dict[str, Any] | None = None
+    """Only `session_id` in it counts, for clients that can set nothing else."""
     agent_type: str | None = None
     """Which agent answers, as an alternative to the prefix of `model` and to the header `X-Agent-Type`."""
-    x_agent: AgentOptions | None = None
-    """Options of the agent. There are none yet; unknown ones are refused."""
+    x_agent: Options | None = None
+    """Options of the agent; unknown ones are refused."""
 
 
 class EmbeddingBody(Struct):

@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar, get_args
 import msgspec
 from msgspec import Struct
 
+from agents.options import Options
 from agents.turn import new_call_id
 from gateway.errors import ApiError, bad_request, missing
 from models.backend import JsonOutput, ModelRequest, NamedTool, Sampling, TextOutput, ToolChoice, ToolSpec
@@ -47,6 +48,14 @@ class ImageUrl(Struct, frozen=True):
     detail: str | None = None
 
 
+class FileContent(Struct, frozen=True):
+    """A file: one that was uploaded, or its bytes as a data: URI or base64."""
+
+    file_id: str | None = None
+    file_data: str | None = None
+    filename: str | None = None
+
+
 class ContentPart(Struct, frozen=True):
     """A part of a message's content. `type` decides which other field counts."""
 
@@ -54,6 +63,7 @@ class ContentPart(Struct, frozen=True):
     text: str | None = None
     refusal: str | None = None
     image_url: ImageUrl | str | None = None
+    file: FileContent | None = None
 
 
 class MessageIn(Struct, frozen=True):
@@ -156,10 +166,6 @@ class OllamaOptions(Struct, frozen=True):
     num_ctx: Number | None = None
 
 
-class AgentOptions(Struct, frozen=True, forbid_unknown_fields=True):
-    """Our own namespace `x_agent`; a key that does not exist is refused."""
-
-
 class ChatRequest(Struct, frozen=True):
     """The body of POST /v1/chat/completions."""
 
@@ -197,8 +203,10 @@ class ChatRequest(Struct, frozen=True):
     options: OllamaOptions | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     continue_final_message: bool | None = None
+    session_id: str | None = None
+    metadata: dict[str, Any] | None = None
     agent_type: str | None = None
-    x_agent: AgentOptions | None = None
+    x_agent: Options | None = None
 
 
 def to_model_request(body: ChatRequest, model: str) -> ModelRequest:
@@ -331,8 +339,10 @@ def _part(part: ContentPart, path: str) -> Part:
             return Text(text)
         case "image_url":
             return _image(part.image_url, f"{path}.image_url")
+        case "file":
+            return _file(part.file, f"{path}.file")
         case kind:
-            known = "'text', 'refusal' and 'image_url'"
+            known = "'text', 'refusal', 'image_url' and 'file'"
             raise bad_request(
                 f"Content of type '{kind[:40]}' is not supported; supported are {known}.",
                 f"{path}.type",
@@ -355,6 +365,15 @@ def _image(source: ImageUrl | str | None, path: str) -> Image:
     if not _is_base64(data):
         raise bad_request(f"Invalid value for '{path}': the picture is not valid base64.", path)
     return Image(data, prefix[1].lower().replace("jpg", "jpeg"), detail or "auto")
+
+
+def _file(file: FileContent | None, path: str) -> Text:
+    """A file by its name. What it holds goes into a session, where there is one."""
+    if file is None:
+        raise missing(path)
+    if not (file.file_id or file.file_data):
+        raise missing(f"{path}.file_id")
+    return Text(f"[File: {(file.filename or file.file_id or 'file')[:200]}]")
 
 
 def _is_base64(data: str) -> bool:

@@ -8,25 +8,34 @@ its own.
 import hashlib
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from agents.events import (
+    LIVE,
     Answer,
     AnyEvent,
+    Consensus,
     Failed,
+    Planned,
+    Routed,
     Spoke,
     TextDelta,
-    ThoughtDelta,
     ToolCallDelta,
+    ToolFinished,
+    ToolStarted,
+    encode,
 )
 from gateway.errors import ErrorBody, ErrorObject
 from gateway.ids import new_id
+from gateway.openai.trace import Narrator, Report, Tally, narrated
 from models.messages import FinishReason, TokenLogprob, ToolCall, Usage
 
 ReasoningField = Literal["reasoning_content", "reasoning", "think_tags", "none"]
+Steps = Literal["reasoning", "content", "think", "events", "owui"]
+"""How an agent's steps are shown; see `agents.options.Options.stream`."""
 
 DONE = b"data: [DONE]\n\n"
 
@@ -123,14 +132,6 @@ class ChunkChoice(Struct, frozen=True):
     finish_reason: FinishReason | None = None
 
 
-class AgentReport(Struct, frozen=True, omit_defaults=True):
-    """Our own `x_agent`: how the answer came about."""
-
-    mode: str
-    run_id: str
-    stop_reason: str
-
-
 class Completion(Struct, frozen=True):
     """The body of an answer that is not streamed."""
 
@@ -141,7 +142,8 @@ class Completion(Struct, frozen=True):
     system_fingerprint: str
     choices: Sequence[Choice]
     usage: UsageOut
-    x_agent: AgentReport | UnsetType = UNSET
+    x_agent: Report | UnsetType = UNSET
+    x_session_id: str | UnsetType = UNSET
 
 
 class Chunk(Struct, frozen=True):
@@ -154,7 +156,8 @@ class Chunk(Struct, frozen=True):
     system_fingerprint: str
     choices: Sequence[ChunkChoice]
     usage: UsageOut | UnsetType | None = UNSET
-    x_agent: AgentReport | UnsetType = UNSET
+    x_agent: Report | UnsetType = UNSET
+    x_session_id: str | UnsetType = UNSET
 
 
 class Head(Struct, frozen=True):
@@ -167,14 +170,16 @@ class Head(Struct, frozen=True):
     fingerprint: str
     mode: str
     run_id: str
+    session_id: str | UnsetType = UNSET
 
 
 _encode = msgspec.json.Encoder().encode
 
 
-def head(model: str, mode: str, run_id: str, build: str) -> Head:
+def head(model: str, mode: str, run_id: str, build: str, session_id: str | None = None) -> Head:
     """A new answer's id and time. `build` tells one version of server and backend from another."""
-    return Head(new_id("chatcmpl-"), int(time.time()), model, fingerprint(build), mode, run_id)
+    now = int(time.time())
+    return Head(new_id("chatcmpl-"), now, model, fingerprint(build), mode, run_id, session_id or UNSET)
 
 
 def fingerprint(build: str) -> str:
@@ -221,10 +226,22 @@ def usage_out(usage: Usage) -> UsageOut:
 class ChunkStream:
     """Turns a run's events into the frames of a stream."""
 
-    def __init__(self, head: Head, *, choices: int, include_usage: bool, reasoning: ReasoningField) -> None:
+    def __init__(
+        self,
+        head: Head,
+        *,
+        choices: int,
+        include_usage: bool,
+        reasoning: ReasoningField,
+        steps: Steps = "reasoning",
+        trace: bool = False,
+    ) -> None:
+        self._steps = steps
+        self._tally = Tally(head.mode, head.run_id, trace=trace)
+        self._narrators = [Narrator() for _ in range(choices)]
         self._head = head
         self._include_usage = include_usage
-        self._reasoning = reasoning
+        self._reasoning = _field(reasoning, steps)
         self._usage = Usage()
         self._open = choices
         self._choices = choices
@@ -244,17 +261,27 @@ class ChunkStream:
         return b"".join(frame for event in events for frame in self._frames(event))
 
     def _frames(self, event: AnyEvent) -> Iterator[bytes]:
+        # Nearly all events are text: nothing else is to be asked about those.
+        if isinstance(event, TextDelta) and not event.aside:
+            yield self._content(event)
+            return
+        self._tally.add(event)
         match event:
-            case TextDelta(aside=False):
-                yield self._content(event)
-            case TextDelta() | ThoughtDelta():
-                if self._reasoning != "none":
-                    yield self._thought(event.choice, event.text)
-            case ToolCallDelta():
+            case ToolCallDelta(aside=False):
+                yield from self._closed(event.choice)
                 yield self._call(event)
+                return
             case Spoke():
                 self._usage += event.usage
+        if self._reasoning != "none" and (text := self._narrators[event.choice].tell(event)):
+            yield self._thought(event.choice, text)
+        if self._steps == "events" and not isinstance(event, LIVE):
+            yield self._extra(x_agent_event=msgspec.Raw(encode(event)))
+        if self._steps == "owui" and (status := _status(event)) is not None:
+            yield self._extra(event=status)
+        match event:
             case Answer():
+                yield from self._closed(event.choice)
                 yield self._finish(event)
                 self._open -= 1
                 if not self._open:
@@ -263,6 +290,12 @@ class ChunkStream:
                 yield error_frame(error_object(event))
                 yield DONE
                 self.ended = True
+
+    def _extra(self, **fields: Any) -> bytes:
+        """A chunk that says nothing, with a field of our own. Clients that look at `choices` first must find one."""
+        chunk = self._chunk(ChunkChoice(0, DeltaOut()))
+        whole: dict[str, Any] = msgspec.json.decode(chunk.removeprefix(b"data: "))
+        return b"data: " + _encode(whole | fields) + b"\n\n"
 
     def _content(self, event: TextDelta) -> bytes:
         text = event.text
@@ -283,6 +316,12 @@ class ChunkStream:
                 self._thinking.add(choice)
         return self._chunk(ChunkChoice(choice, delta))
 
+    def _closed(self, choice: int) -> Iterator[bytes]:
+        """The end of the thoughts, where they stand in the text."""
+        if choice in self._thinking:
+            self._thinking.discard(choice)
+            yield self._chunk(ChunkChoice(choice, DeltaOut(content="</think>\n\n")))
+
     def _call(self, event: ToolCallDelta) -> bytes:
         piece = event.call
         if event.id in self._called:
@@ -293,9 +332,8 @@ class ChunkStream:
         return self._chunk(ChunkChoice(event.choice, DeltaOut(tool_calls=(call,))))
 
     def _finish(self, answer: Answer) -> bytes:
-        delta = DeltaOut(content="</think>\n\n") if answer.choice in self._thinking else DeltaOut()
-        report = AgentReport(self._head.mode, self._head.run_id, answer.finish)
-        return self._chunk(ChunkChoice(answer.choice, delta, None, answer.finish), report)
+        finish = ChunkChoice(answer.choice, DeltaOut(), None, answer.finish)
+        return self._chunk(finish, self._tally.report(answer))
 
     def _end(self) -> Iterator[bytes]:
         if self._include_usage:
@@ -303,14 +341,14 @@ class ChunkStream:
         yield DONE
         self.ended = True
 
-    def _chunk(self, choice: ChunkChoice, report: AgentReport | UnsetType = UNSET) -> bytes:
+    def _chunk(self, choice: ChunkChoice, report: Report | UnsetType = UNSET) -> bytes:
         return self._frame((choice,), None if self._include_usage else UNSET, report)
 
     def _frame(
         self,
         choices: Sequence[ChunkChoice],
         usage: UsageOut | UnsetType | None,
-        report: AgentReport | UnsetType = UNSET,
+        report: Report | UnsetType = UNSET,
     ) -> bytes:
         head = self._head
         return frame(
@@ -323,14 +361,26 @@ class ChunkStream:
                 choices,
                 usage,
                 report,
+                UNSET if report is UNSET else head.session_id,
             )
         )
 
 
-def completion(head: Head, events: Sequence[AnyEvent], reasoning: ReasoningField) -> Completion:
+def completion(
+    head: Head,
+    events: Sequence[AnyEvent],
+    reasoning: ReasoningField,
+    steps: Steps = "reasoning",
+    *,
+    trace: bool = False,
+) -> Completion:
     """One answer from all events of a run that has ended well."""
     answers = sorted((event for event in events if isinstance(event, Answer)), key=lambda answer: answer.choice)
-    logprobs, thoughts = _logprobs(events), _thoughts(events)
+    logprobs, field = _logprobs(events), _field(reasoning, steps)
+    thoughts = [narrated(event for event in events if event.choice == answer.choice) for answer in answers]
+    tally = Tally(head.mode, head.run_id, trace=trace)
+    for event in events:
+        tally.add(event)
     return Completion(
         head.id,
         "chat.completion",
@@ -338,33 +388,51 @@ def completion(head: Head, events: Sequence[AnyEvent], reasoning: ReasoningField
         head.model,
         head.fingerprint,
         [
-            Choice(
-                answer.choice,
-                _message(answer, "".join(thoughts.get(answer.choice, ())), reasoning),
-                logprobs.get(answer.choice),
-                answer.finish,
-            )
-            for answer in answers
+            Choice(answer.choice, _message(answer, thought, field), logprobs.get(answer.choice), answer.finish)
+            for answer, thought in zip(answers, thoughts, strict=True)
         ],
         usage_out(usage_of(events)),
-        AgentReport(head.mode, head.run_id, answers[0].finish),
+        tally.report(answers[0]),
+        head.session_id,
     )
+
+
+def _field(reasoning: ReasoningField, steps: Steps) -> ReasoningField:
+    """Where thoughts and steps go, by the setting and by what the request says."""
+    match steps:
+        case "content":
+            return "none"
+        case "think":
+            return "think_tags"
+    return reasoning
+
+
+def _status(event: AnyEvent) -> dict[str, Any] | None:
+    """A step as Open WebUI shows it under the answer."""
+    match event:
+        case ToolStarted(call=call):
+            text, done = f"Calls {call.name}", False
+        case ToolFinished(failed=failed):
+            text, done = "The tool has failed" if failed else "The tool has answered", False
+        case Planned(steps=steps):
+            text, done = f"Plans {len(steps)} steps", False
+        case Consensus(round=number, agreement=agreement):
+            text, done = f"Round {number}: {agreement:.0%} agree", False
+        case Routed(mode=mode):
+            text, done = f"Works as {mode}", False
+        case Answer():
+            text, done = "Done", True
+        case _:
+            return None
+    return {"type": "status", "data": {"description": text, "done": done}}
 
 
 def _logprobs(events: Sequence[AnyEvent]) -> dict[int, Logprobs]:
     items: dict[int, list[TokenLogprob]] = {}
     for event in events:
-        if isinstance(event, TextDelta) and event.logprobs:
+        if isinstance(event, TextDelta) and event.logprobs and not event.aside:
             items.setdefault(event.choice, []).extend(event.logprobs)
     return {choice: Logprobs(content) for choice, content in items.items()}
-
-
-def _thoughts(events: Sequence[AnyEvent]) -> dict[int, list[str]]:
-    thoughts: dict[int, list[str]] = {}
-    for event in events:
-        if isinstance(event, ThoughtDelta) or (isinstance(event, TextDelta) and event.aside):
-            thoughts.setdefault(event.choice, []).append(event.text)
-    return thoughts
 
 
 def _message(answer: Answer, thought: str, reasoning: ReasoningField) -> MessageOut:

@@ -1,24 +1,28 @@
 """POST /v1/chat/completions: an answer from a model, or from an agent that works on it."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 import msgspec
 from litestar import Request, Response, post
+from msgspec.structs import replace
 
-from agents import AGENTS, Context
-from agents.events import Asked
-from gateway.errors import ApiError, bad_request, cancelled, decode, missing
-from gateway.modes import choose
-from gateway.openai.request import ChatRequest, choices, new_messages, to_model_request
+from agents.events import Answer, AnyEvent, Failed, ToolStarted
+from agents.options import Options
+from gateway.asking import asked
+from gateway.attachments import body_of
+from gateway.errors import NO_RETRY, ApiError, cancelled, conflict, decode, failed
+from gateway.openai.request import ChatRequest, choices
 from gateway.openai.response import ChunkStream, Head, completion, head
 from gateway.parts import VERSION, Parts, parts_of
 from gateway.presence import watched
+from gateway.repeat import Repeated
 from gateway.responses import JsonResponse
-from gateway.runs import Origin, Run
+from gateway.runs import Run
 from gateway.sse import EventStream
-from models.backend import Backend, ModelInfo, ModelNotFound, ModelRequest
-from models.structured import check_schema
+from gateway.store.runs import RunRecord
+from gateway.uploads import Upload, is_multipart, received
+from gateway.work import known, read_event, replayed, start, taken_up
 
 PRIME = 0.8
 """Seconds that a stream waits for its first event, so that a failure until then has a real status.
@@ -36,77 +40,123 @@ _decoder = msgspec.json.Decoder(ChatRequest)
     name="chat",
 )
 async def create_chat_completion(request: Request[Any, Any, Any]) -> Response[Any]:
-    """Answers a conversation, streamed or whole, by the agent and model that `model` names."""
+    """Answers a conversation, streamed or whole, by the agent and model that `model` names.
+
+    The body is JSON, or a form with `messages` as JSON, further fields, and files. A request that was sent before with
+    the same `Idempotency-Key` gets the same answer, and nothing is done again.
+    """
     parts = parts_of(request)
-    await parts.catalog.listed()
-    body = decode(_decoder, await request.body())
-    mode, name = choose(body, request.headers, parts.catalog)
-    if body.messages is None:
-        raise missing("messages")
-    backend, info = await _find(parts, name)
-    model_request = to_model_request(body, info.id)
-    _check_abilities(model_request, info)
-    if model_request.output is not None and model_request.output.schema is not None:
-        await check_schema(model_request.output.schema)
-    count = choices(body)
-    run, headers = await _start(request, parts, mode, Context(backend, model_request, count), body, info)
-    top = head(str(body.model), mode, run.id, f"{VERSION} {info.backend} {info.id}")
-    if body.stream:
-        include_usage = bool(body.stream_options and body.stream_options.include_usage)
-        stream = ChunkStream(top, choices=count, include_usage=include_usage, reasoning=parts.settings.reasoning_field)
-        return await _streamed(run, stream, headers, parts.settings.keep_alive_seconds)
-    return await _whole(request, run, top, headers, parts)
+    if is_multipart(request):
+        limits = {"file_bytes": parts.files.file_bytes, "total_bytes": parts.settings.max_body_bytes}
+        async with received(request, parts.files.folder, **limits) as form:
+            body = body_of(form)
+            run, headers = await _begin(request, parts, body, form.files)
+        return await _answer(request, parts, body, run, headers)
+    data = await request.body()
+    body = decode(_decoder, data)
+    if (repeated := Repeated.of(request, data)) is None:
+        run, headers = await _begin(request, parts, body)
+        return await _answer(request, parts, body, run, headers)
+    async with repeated.turn(parts):
+        if (earlier := await repeated.find(parts)) is None:
+            run, headers = await _begin(request, parts, body, repeated=repeated)
+    if earlier is not None:
+        return await _again(request, parts, body, earlier)
+    return await _answer(request, parts, body, run, headers)
 
 
-async def _find(parts: Parts, name: str) -> tuple[Backend, ModelInfo]:
-    if name:
-        return await parts.catalog.find(name)
-    if (default := await parts.default_model()) is None:
-        raise ModelNotFound(parts.settings.default_model or "default")
-    return await parts.catalog.find(default.id)
-
-
-def _check_abilities(request: ModelRequest, info: ModelInfo) -> None:
-    """Refuses what the model is known not to be able to do; where nobody knows, the backend decides."""
-    if (able := info.capabilities) is None:
-        return
-    if "chat" not in able:
-        raise bad_request(f"The model `{info.id}` does not support chat.", "model", "unsupported_value")
-    if request.tools and "tools" not in able:
-        raise bad_request(f"tools is not supported by the model `{info.id}`.", "tools", "unsupported_parameter")
-    if "vision" not in able and any(message.images for message in request.messages):
-        raise bad_request("image_url is not supported by this model.", "messages", "unsupported_content")
-
-
-async def _start(
-    request: Request[Any, Any, Any], parts: Parts, mode: str, context: Context, body: ChatRequest, info: ModelInfo
+async def _begin(
+    request: Request[Any, Any, Any],
+    parts: Parts,
+    body: ChatRequest,
+    uploads: Sequence[Upload] = (),
+    repeated: Repeated | None = None,
 ) -> tuple[Run, dict[str, str]]:
-    """The run at work within its caller's limits, and the headers that tell of both."""
-    principal = request.user
-    caller = principal.caller
-    headers = await parts.limits.enter(caller)
+    user = request.user
+    work, earlier = await asked(parts, user.user_id, request.headers, body, uploads)
+    return await start(
+        parts,
+        work,
+        caller=user.caller,
+        key_id=user.key_id,
+        earlier=earlier,
+        request_key=repeated.record if repeated else None,
+    )
 
-    def ended(run: Run) -> None:
-        parts.limits.leave(caller, run.usage.prompt_tokens + run.usage.completion_tokens)
-        parts.metrics.run(run.record)
 
-    asked = Asked(model=str(body.model), messages=tuple(new_messages(context.request.messages)))
-    origin = Origin(principal.user_id, principal.key_id, mode, info.id, info.backend)
-    try:
-        run = parts.runs.start(origin, asked, AGENTS[mode](context), ended)
-    except ApiError:
-        parts.limits.leave(caller, 0)
-        raise
+async def _answer(
+    request: Request[Any, Any, Any], parts: Parts, body: ChatRequest, run: Run, headers: dict[str, str]
+) -> Response[Any]:
     request.scope["state"]["run"] = run
-    return run, {**headers, "x-run-id": run.id}
+    top = _head(body, run.record)
+    if body.stream:
+        return await _streamed(run, _chunks(body, top, parts), headers, parts, _options(body))
+    return await _whole(request, run, top, headers, parts, _options(body))
 
 
-async def _streamed(run: Run, stream: ChunkStream, headers: dict[str, str], keep_alive: float) -> Response[Any]:
+async def _again(request: Request[Any, Any, Any], parts: Parts, body: ChatRequest, run_id: str) -> Response[Any]:
+    """The answer of a run that an earlier request has begun. It goes on, whoever leaves."""
+    options, user_id = replace(_options(body), on_disconnect="continue"), request.user.user_id
+    run, record = await known(parts, run_id, user_id)
+    if run is None and record.status == "interrupted":
+        run = await taken_up(parts, record, request.user.caller)
+    top, headers = _head(body, record), {"x-run-id": run_id}
+    if run is not None and body.stream:
+        return await _streamed(run, _chunks(body, top, parts), headers, parts, options)
+    if run is not None:
+        return await _whole(request, run, top, headers, parts, options)
+    events = list(replayed([read_event(each) for each in await parts.run_store.events(run_id)]))
+    if not any(isinstance(event, Answer | Failed) for event in events):
+        raise conflict(f"The run {run_id} of this Idempotency-Key is {record.status}: it has no answer.", "no_answer")
+    if body.stream:
+        stream = _chunks(body, top, parts)
+        return EventStream(_kept(stream, events), keep_alive=parts.settings.keep_alive_seconds, headers=headers)
+    for event in events:
+        if isinstance(event, Failed):
+            raise failed(event)
+    field = parts.settings.reasoning_field
+    return JsonResponse(completion(top, events, field, options.stream, trace=options.trace), headers)
+
+
+async def _kept(stream: ChunkStream, events: list[AnyEvent]) -> AsyncGenerator[bytes, None]:
+    yield stream.opening() + stream.frames(events)
+
+
+def _head(body: ChatRequest, record: RunRecord) -> Head:
+    build = f"{VERSION} {record.backend} {record.model}"
+    return head(str(body.model), record.mode, record.id, build, record.session_id)
+
+
+def _options(body: ChatRequest) -> Options:
+    return body.x_agent or Options()
+
+
+def _chunks(body: ChatRequest, top: Head, parts: Parts) -> ChunkStream:
+    options = _options(body)
+    return ChunkStream(
+        top,
+        choices=choices(body),
+        include_usage=bool(body.stream_options and body.stream_options.include_usage),
+        reasoning=parts.settings.reasoning_field,
+        steps=options.stream,
+        trace=options.trace,
+    )
+
+
+async def _streamed(
+    run: Run, stream: ChunkStream, headers: dict[str, str], parts: Parts, options: Options
+) -> Response[Any]:
     await run.begun(PRIME)
     if run.error is not None:
-        raise run.error
-    frames = _frames(run, stream)
-    return EventStream(frames, left=lambda: run.stop(cancelled()), keep_alive=keep_alive, headers=headers)
+        raise _failure(run, run.error)
+    keep_alive = parts.settings.keep_alive_seconds
+    return EventStream(_frames(run, stream), left=lambda: _left(run, options), keep_alive=keep_alive, headers=headers)
+
+
+def _left(run: Run, options: Options) -> None:
+    """The client has gone. What it began goes on only if it said so."""
+    if options.on_disconnect == "cancel":
+        run.stop(cancelled())
 
 
 async def _frames(run: Run, stream: ChunkStream) -> AsyncGenerator[bytes, None]:
@@ -119,13 +169,28 @@ async def _frames(run: Run, stream: ChunkStream) -> AsyncGenerator[bytes, None]:
 
 
 async def _whole(
-    request: Request[Any, Any, Any], run: Run, top: Head, headers: dict[str, str], parts: Parts
+    request: Request[Any, Any, Any],
+    run: Run,
+    top: Head,
+    headers: dict[str, str],
+    parts: Parts,
+    options: Options,
 ) -> Response[Any]:
-    with watched(request, lambda: run.stop(cancelled())):
+    with watched(request, lambda: _left(run, options)):
         await run.over()
     if run.error is not None:
-        raise run.error
-    return JsonResponse(completion(top, run.events, parts.settings.reasoning_field), headers)
+        raise _failure(run, run.error)
+    field = parts.settings.reasoning_field
+    return JsonResponse(completion(top, run.events, field, options.stream, trace=options.trace), headers)
+
+
+def _failure(run: Run, error: ApiError) -> ApiError:
+    """The error of a run, with the run's id."""
+    error.headers["x-run-id"] = run.id
+    if any(isinstance(event, ToolStarted) for event in run.events):
+        # A second try would do again what the tools have done.
+        error.headers.update(NO_RETRY)
+    return error
 
 
 HANDLERS = (create_chat_completion,)

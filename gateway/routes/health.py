@@ -46,6 +46,8 @@ class StatusOut(Struct, frozen=True):
     runs: int
     """Runs under way."""
     database: str
+    tools: dict[str, Any]
+    """How the Python tool is confined, and the MCP servers."""
     backends: dict[str, BackendStatus]
 
 
@@ -100,6 +102,7 @@ def status_routes(public: bool) -> list[Any]:
             parts.runs.draining,
             len(parts.runs),
             "ok" if parts.recorder.error is None else "refuses writes",
+            parts.toolset.status(),
             {
                 backend.name: BackendStatus(
                     found[backend.name].ok,

@@ -14,7 +14,7 @@ from sqlalchemy.pool import NullPool
 
 T = TypeVar("T")
 
-HEAD = "0001"
+HEAD = "0003"
 """The newest migration in `migrations/versions`: what this code can work with."""
 
 MIGRATIONS = Path(__file__).resolve().parent / "migrations"
