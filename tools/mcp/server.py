@@ -6,7 +6,7 @@ import logging
 import re
 import time
 from collections.abc import Mapping
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from typing import Any
 
 from mcp import MCPError
@@ -28,6 +28,8 @@ QUESTION_TIMEOUT = 10.0
 PING_EVERY = 60.0
 """Seconds without work after which a server on HTTP is asked whether it is there: no stream of it would end."""
 LONGEST_DELAY = 60.0
+CLOSE_TIMEOUT = 15.0
+"""Seconds after which the end of a connection is asked for again."""
 """Seconds between attempts to connect: twice as many after each that failed."""
 STEADY = 60.0
 """Seconds that a connection must have held for the next attempt to count as the first."""
@@ -60,6 +62,7 @@ class Server:
         self.reason = "it is still starting"
         """Why it is not connected; empty while it is."""
         self._first_delay = first_delay
+        self._closing = False
         self._session: ClientSession | None = None
         self._incoming: Incoming | None = None
         self._calls = 0
@@ -73,10 +76,12 @@ class Server:
 
     async def close(self) -> None:
         """Ends the connection, and the process with it."""
-        if self._task is not None:
+        self._closing = True
+        while self._task is not None and not self._task.done():
+            # A cancellation that comes while a connection breaks can be lost in what that raises. A second one must not
+            # come before the process has had its time to end.
             self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.wait([self._task], timeout=CLOSE_TIMEOUT)
 
     def unavailable(self) -> str | None:
         """Why its tools cannot be used now. What exactly is wrong is not a model's business: see `reason`."""
@@ -107,6 +112,8 @@ class Server:
                 self._log_failure(error)
             finally:
                 self.tried.set()
+            if self._closing:
+                return
             if time.monotonic() - began > STEADY:
                 delay = self._first_delay
             await asyncio.sleep(delay)
